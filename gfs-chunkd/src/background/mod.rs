@@ -1,0 +1,4 @@
+//! What runs on a timer or in the background: the store's tick, and filling syncing servers.
+
+pub mod fill;
+pub mod tick;

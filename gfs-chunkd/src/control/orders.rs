@@ -1,0 +1,141 @@
+//! What the master orders: assignments, deletions, zeroed tails, leaving.
+
+use super::lookup::{Found, Looked};
+use super::{ProblemKind, Shared};
+use crate::driver::{Driver, Job, Mutate, Waiter};
+use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, SessionId};
+use gfs_core::meta::request::Configuration;
+use gfs_core::replica::{Mutation, Role, Status, WriteKind};
+use gfs_proto::{convert, v1};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Tries to zero a tail; the master repeats the order anyway.
+const ZERO_TRIES: usize = 20;
+/// Between two tries.
+const ZERO_PAUSE: Duration = Duration::from_millis(100);
+/// How long a question about a chunk may take.
+const ASK: Duration = Duration::from_secs(2);
+
+/// A chunk's configuration as the master told it.
+#[derive(Clone, Debug)]
+pub struct Assigned {
+    /// Which chunk.
+    pub handle: ChunkHandle,
+    /// In force.
+    pub configuration: Configuration,
+    /// The file that it is attached to; 0 while it is only reserved.
+    pub inode: InodeId,
+    /// Its place there.
+    pub index: u32,
+    /// Replicas wanted; 0 when not said.
+    pub goal: u32,
+}
+
+/// Takes orders of the master. Anything that waits is spawned.
+pub fn carry_out(driver: &Arc<Driver>, order: v1::MasterOrder) {
+    // An order arrives on the stream of the heartbeats: it is as new as the lease that it came with.
+    let term = driver.shared.lease.term();
+    assign(driver, Found { term, assignments: order.assign, gone: Vec::new() });
+    for delete in order.delete {
+        driver.delete(ChunkHandle(delete.handle), Epoch(delete.epoch));
+    }
+    for leave in order.leave {
+        self::leave(driver, ChunkHandle(leave.handle), Epoch(leave.epoch));
+    }
+    for zero in order.zero_tail {
+        let driver = driver.clone();
+        driver.clone().spawn(async move { zero_tail(&driver, zero).await });
+    }
+}
+
+/// Gives configurations to the replicas, and makes those that are missing.
+pub fn assign(driver: &Arc<Driver>, found: Found) {
+    for assignment in found.assignments {
+        driver.learn_addresses(assignment.servers.clone());
+        match assigned(assignment) {
+            Ok(assigned) => driver.learn(assigned, found.term),
+            Err(error) => tracing::warn!(%error, "an assignment of the master cannot be understood"),
+        }
+    }
+    for handle in found.gone {
+        // Not in the table: it is served no more. Only a tombstone deletes it.
+        if let Some(slot) = driver.slot(handle) {
+            driver.push(&slot, Job::Gone);
+        }
+    }
+}
+
+fn assigned(from: v1::Assignment) -> Result<Assigned, convert::ConvertError> {
+    let configuration = from.configuration.ok_or(convert::ConvertError::Missing("configuration"))?;
+    Ok(Assigned {
+        handle: ChunkHandle(from.handle),
+        configuration: configuration.try_into()?,
+        inode: InodeId(from.inode),
+        index: from.index,
+        goal: from.goal,
+    })
+}
+
+/// Stops serving a replica and asks to be left out.
+fn leave(driver: &Arc<Driver>, handle: ChunkHandle, epoch: Epoch) {
+    let Some(slot) = driver.slot(handle) else { return };
+    if slot.epoch() != epoch || slot.role() == Role::Outside {
+        return;
+    }
+    driver.push(&slot, Job::Broken { kind: ProblemKind::Unserved, detail: "asked to leave".into() });
+    driver.ask_to_leave(slot, epoch);
+}
+
+/// Rule 13: zeroes what a shrunken file has lost, as a replicated write. Its identity is the epoch of the order, so that a
+/// repeated order is answered and an older one does nothing.
+async fn zero_tail(driver: &Arc<Driver>, order: v1::ZeroTail) {
+    let handle = ChunkHandle(order.handle);
+    if !driver.zeroing.lock().insert((handle, order.epoch)) {
+        return;
+    }
+    for _ in 0..ZERO_TRIES {
+        match try_zero(driver, handle, &order).await {
+            Status::Ok => {
+                driver.reports.shrunk(v1::ShrinkDone { handle: order.handle, epoch: order.epoch, inode: order.inode });
+                break;
+            }
+            Status::NoChunk | Status::NotPrimary | Status::NotMember | Status::Malformed => break,
+            _ => tokio::time::sleep(ZERO_PAUSE).await,
+        }
+    }
+    driver.zeroing.lock().remove(&(handle, order.epoch));
+}
+
+async fn try_zero(driver: &Arc<Driver>, handle: ChunkHandle, order: &v1::ZeroTail) -> Status {
+    let known = driver.slot(handle).filter(|slot| slot.epoch().0 >= order.epoch && driver.is_in_force(slot));
+    let slot = match known {
+        Some(slot) => slot,
+        None => match (driver.lookup.ask(handle, ASK).await, driver.slot(handle)) {
+            (Looked::Known, Some(slot)) => slot,
+            (Looked::Gone, _) | (Looked::Known, None) => return Status::NoChunk,
+            (Looked::Unanswered, _) => return Status::Busy,
+        },
+    };
+    let length = driver.chunk_size().saturating_sub(order.from);
+    let (waiter, answer) = tokio::sync::oneshot::channel();
+    let mutate = Mutate {
+        epoch: None,
+        operation: OperationId { session: SessionId(0), operation: order.epoch.into() },
+        confirmed: 0,
+        mutation: Mutation::At { kind: WriteKind::Truncate, offset: order.from, length },
+        payload: bytes::Bytes::new(),
+        crc: 0,
+        waiter: Waiter::Internal(waiter),
+    };
+    driver.push(&slot, Job::Mutate(mutate));
+    match tokio::time::timeout(ASK, answer).await {
+        Ok(Ok(outcome)) => outcome.status,
+        _ => Status::Busy,
+    }
+}
+
+/// A replica that should be here and is not: it is lost, not empty.
+pub fn report_missing(shared: &Shared, handle: ChunkHandle) {
+    shared.report_problem(handle, ProblemKind::Lost, "the replica is not on this server");
+}

@@ -1,0 +1,283 @@
+//! Builds a chunk server and runs it: disks, registration, heartbeats, data port, HTTP port.
+
+use crate::background::tick;
+use crate::config::ChunkdConfig;
+use crate::control::heartbeat::{Heartbeats, Notice};
+use crate::control::lease::Moment;
+use crate::control::master::{MasterClient, MasterError};
+use crate::control::{Shared, orders};
+use crate::driver::{Driver, Parts};
+use crate::service::data::DataService;
+use crate::store::{Store, StoreError, StoreOptions};
+use gfs_core::ids::{ClusterId, ServerId};
+use gfs_daemon::http::{self, Health};
+use gfs_daemon::life::{self, BindError};
+use gfs_daemon::metrics::Metrics;
+use gfs_net::{DataPool, PoolOptions, ServeLimits};
+use gfs_proto::{PROTOCOL, v1};
+use std::io::Read;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tonic::Code;
+
+/// Notices of the heartbeat thread that may wait.
+const NOTICES: usize = 4096;
+/// Between two tries to register for the first time.
+const REGISTER_AGAIN: Duration = Duration::from_millis(300);
+/// A dead process with our identity is forgotten by the master within this.
+const TWIN_GRACE: Duration = Duration::from_secs(3);
+/// Tasks have so long to end.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a chunk server can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A port.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A disk.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The master refuses this server.
+    #[error("the master refuses this chunk server: {0}")]
+    Refused(String),
+    /// An address of a master.
+    #[error(transparent)]
+    Master(#[from] MasterError),
+    /// The master answered with something that can't be.
+    #[error("the master's answer to the registration can't be understood: {0}")]
+    BadAnswer(&'static str),
+    /// The system.
+    #[error("{operation}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+/// A chunk server that is registered and ready to serve.
+pub struct Server {
+    /// `host:port` of the data port, as it is advertised.
+    pub address: String,
+    /// The HTTP port.
+    pub http: SocketAddr,
+    driver: Arc<Driver>,
+    listener: TcpListener,
+    http_listener: TcpListener,
+    cluster: ClusterId,
+    heartbeats: Heartbeats,
+    notices: mpsc::Receiver<Notice>,
+    health: Health,
+    metrics: Metrics,
+    stop: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Opens the disks, takes the ports and registers; waits for a master as long as it takes.
+    ///
+    /// # Errors
+    /// Ports, disks, and a master that refuses for good.
+    pub async fn start(config: &ChunkdConfig) -> Result<Self, ServerError> {
+        Self::start_with(config, StoreOptions { dirs: config.dirs(), ..StoreOptions::default() }).await
+    }
+
+    /// The same with other options for the store.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub async fn start_with(config: &ChunkdConfig, mut options: StoreOptions) -> Result<Self, ServerError> {
+        let listener = life::bind(&config.listen, "--listen").await?;
+        let http_listener = life::bind(&config.http, "--http").await?;
+        let io = |operation| move |source| ServerError::Io { operation, source };
+        let http = http_listener.local_addr().map_err(io("asking for the HTTP port"))?;
+        let local = listener.local_addr().map_err(io("asking for the data port"))?;
+        if config.reserve_bytes > 0 {
+            options.reserve = Some(config.reserve_bytes);
+        }
+        let opening = tokio::task::spawn_blocking(move || Store::open(options));
+        let store = Arc::new(opening.await.map_err(|error| io("opening the store")(std::io::Error::other(error)))??);
+        let registration = registration(config, local, http, &store).map_err(io("looking at the machine"))?;
+        let master = MasterClient::new(config.masters());
+        let answer = register(&master, &registration).await?;
+        let cluster = cluster_of(&answer)?;
+        adopt(&store, cluster, &registration, &answer).await?;
+        let me = u16::try_from(answer.server).map_err(|_| ServerError::BadAnswer("server number"))?;
+        tracing::info!(server = me, %cluster, "registered");
+        let shared = Arc::new(Shared::default());
+        shared.set_usage(&store.usage());
+        let driver = Driver::new(Parts {
+            me: ServerId(me),
+            incarnation: registration.incarnation,
+            store,
+            pool: DataPool::new(PoolOptions { cluster, ..PoolOptions::default() }),
+            master,
+            shared: shared.clone(),
+            parallel_fills: config.parallel_fills,
+        });
+        let (sender, notices) = mpsc::channel(NOTICES);
+        let (stop, shutdown) = watch::channel(false);
+        let address = registration.address.clone();
+        let registration = v1::RegisterRequest { cluster: answer.cluster.clone(), ..registration };
+        let heartbeats = Heartbeats {
+            masters: config.masters(),
+            registration,
+            registered: answer,
+            shared,
+            notices: sender,
+            shutdown,
+        };
+        let (health, metrics) = (Health::new(), Metrics::new());
+        watch_driver(&metrics, &driver);
+        Ok(Self { address, http, driver, listener, http_listener, cluster, heartbeats, notices, health, metrics, stop })
+    }
+
+    /// The replicas, for tests that look inside.
+    pub fn driver(&self) -> Arc<Driver> {
+        self.driver.clone()
+    }
+
+    /// Serves until `shutdown` turns true, then ends in order.
+    ///
+    /// # Errors
+    /// A thread that can't be started, or a disk that can't be flushed.
+    pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<(), ServerError> {
+        let Self { driver, listener, http_listener, cluster, heartbeats, notices, health, metrics, stop, .. } = self;
+        let stopping = stop.subscribe();
+        let heartbeat = heartbeats.spawn().map_err(|source| ServerError::Io { operation: "starting a thread", source })?;
+        let mut tasks = JoinSet::new();
+        let handler = Arc::new(DataService::new(driver.clone()));
+        tasks.spawn(gfs_net::serve(listener, cluster, handler, ServeLimits::default(), stopping.clone()));
+        tasks.spawn(serve_http(http_listener, health.clone(), metrics, stopping.clone()));
+        tasks.spawn(take_notices(driver.clone(), notices));
+        tasks.spawn(driver.reports.clone().run(driver.clone(), stopping.clone()));
+        tasks.spawn(tick::run(driver.clone(), stopping.clone()));
+        let found = driver.clone();
+        let apply = Box::new(move |answer| found.found(answer));
+        let (master, shared, me) = (driver.master.clone(), driver.shared.clone(), driver.me);
+        tasks.spawn(driver.lookup.clone().run(master, shared, me, stopping, apply));
+        driver.reports.full();
+        health.set_serving();
+        life::wait(shutdown).await;
+        health.set_failing("stopping");
+        stop.send_replace(true);
+        let ended = tokio::time::timeout(STOP_LIMIT, async { while tasks.join_next().await.is_some() {} }).await;
+        if ended.is_err() {
+            tracing::warn!("some requests did not end in time");
+            tasks.abort_all();
+        }
+        let closing = tokio::task::spawn_blocking(move || {
+            if heartbeat.join().is_err() {
+                tracing::error!("the heartbeat thread ended badly");
+            }
+            driver.store.close()
+        });
+        match closing.await {
+            Ok(closed) => Ok(closed?),
+            Err(error) => Err(ServerError::Io { operation: "closing the store", source: std::io::Error::other(error) }),
+        }
+    }
+}
+
+async fn serve_http(listener: TcpListener, health: Health, metrics: Metrics, stopping: watch::Receiver<bool>) {
+    if let Err(error) = http::serve(listener, health, metrics, stopping).await {
+        tracing::error!(%error, "the HTTP port ended");
+    }
+}
+
+async fn take_notices(driver: Arc<Driver>, mut notices: mpsc::Receiver<Notice>) {
+    while let Some(notice) = notices.recv().await {
+        match notice {
+            Notice::Registered => driver.reports.full(),
+            Notice::Order(order) => orders::carry_out(&driver, order),
+        }
+    }
+}
+
+fn watch_driver(metrics: &Metrics, driver: &Arc<Driver>) {
+    let held = driver.clone();
+    metrics.gauge_fn("gfs_chunkd_replicas", "Replicas on this server", &[], move || held.count() as f64);
+    let leased = driver.clone();
+    let has_lease = move || f64::from(u8::from(leased.shared.lease.term().is_some()));
+    metrics.gauge_fn("gfs_chunkd_lease", "1 while the membership lease is held", &[], has_lease);
+}
+
+/// Registers for the first time: waits for a master, gives up when one refuses.
+async fn register(master: &MasterClient, request: &v1::RegisterRequest) -> Result<v1::RegisterAnswer, ServerError> {
+    let began = Moment::now();
+    let mut told = false;
+    loop {
+        match master.register(request).await {
+            Ok(answer) => return Ok(answer),
+            Err(MasterError::Refused { code: Code::AlreadyExists, .. })
+                if Moment::now() < began.plus(TWIN_GRACE) => {}
+            Err(MasterError::Refused { reason, .. }) => return Err(ServerError::Refused(reason)),
+            Err(error @ MasterError::Address(_)) => return Err(error.into()),
+            Err(error) if !std::mem::replace(&mut told, true) => tracing::warn!(%error, "waiting for a master"),
+            Err(error) => tracing::debug!(%error, "waiting for a master"),
+        }
+        tokio::time::sleep(REGISTER_AGAIN).await;
+    }
+}
+
+fn cluster_of(answer: &v1::RegisterAnswer) -> Result<ClusterId, ServerError> {
+    let bytes: [u8; 16] = answer.cluster[..].try_into().map_err(|_| ServerError::BadAnswer("cluster id"))?;
+    Ok(ClusterId(u128::from_be_bytes(bytes)))
+}
+
+async fn adopt(
+    store: &Arc<Store>,
+    cluster: ClusterId,
+    registration: &v1::RegisterRequest,
+    answer: &v1::RegisterAnswer,
+) -> Result<(), ServerError> {
+    let uuid: [u8; 16] = registration.uuid[..].try_into().map_err(|_| ServerError::BadAnswer("uuid"))?;
+    let (store, chunk_size) = (store.clone(), answer.chunk_size);
+    let work = tokio::task::spawn_blocking(move || store.adopt(cluster, u128::from_be_bytes(uuid), chunk_size));
+    let adopted = work.await;
+    Ok(adopted.map_err(|error| ServerError::Io { operation: "adopting disks", source: std::io::Error::other(error) })??)
+}
+
+fn registration(
+    config: &ChunkdConfig,
+    local: SocketAddr,
+    http: SocketAddr,
+    store: &Store,
+) -> std::io::Result<v1::RegisterRequest> {
+    let identity = store.identity();
+    let uuid = match &identity {
+        Some(identity) => identity.server.to_be_bytes(),
+        None => random()?,
+    };
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let reachable = |address: SocketAddr| match address.ip().is_unspecified() {
+        true => format!("{name}:{}", address.port()),
+        false => address.to_string(),
+    };
+    let address = if config.advertise.is_empty() { reachable(local) } else { config.advertise.clone() };
+    let clean = !store.list().iter().any(|held| held.suspect);
+    Ok(v1::RegisterRequest {
+        protocol: PROTOCOL,
+        cluster: identity.map(|known| known.cluster.0.to_be_bytes().to_vec()).unwrap_or_default().into(),
+        uuid: uuid.to_vec().into(),
+        address,
+        http: reachable(http),
+        zone: config.zone.clone(),
+        host: if config.host.is_empty() { name.clone() } else { config.host.clone() },
+        boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned(),
+        incarnation: u64::from_be_bytes(random()?).max(1),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        clean,
+    })
+}
+
+fn random<const N: usize>() -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,3 @@
+//! Requests of the data path: checked for form here, answered by the driver.
+
+pub mod data;

@@ -1,0 +1,108 @@
+//! Reading and writing chunk files: whole ranges, short counts and interrupts handled, errors with their path.
+
+use super::error::StoreError;
+use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut};
+use std::path::{Path, PathBuf};
+
+/// The most parts that one system call takes.
+const IOV_MAX: usize = 1024;
+
+/// An open chunk file.
+#[derive(Debug)]
+pub(crate) struct ChunkFile {
+    pub file: File,
+    pub path: PathBuf,
+}
+
+impl ChunkFile {
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::with(path, OFlags::RDWR)
+    }
+
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        Self::with(path, OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC)
+    }
+
+    fn with(path: &Path, flags: OFlags) -> Result<Self, StoreError> {
+        let fd = rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| StoreError::io("open", path, e))?;
+        Ok(Self { file: File::from(fd), path: path.to_owned() })
+    }
+
+    /// Reads `length` bytes; what lies beyond the end of the file is zero.
+    pub fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            let at = offset + bytes.len() as u64;
+            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => bytes.resize(length, 0),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(StoreError::io("read", &self.path, e)),
+            }
+        }
+        // The vector may have got more room than was asked for.
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
+    /// The same for what is in the page cache; `None` if it is not, or the end of the file is reached.
+    pub fn read_cached(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0u8; length];
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        match rustix::io::preadv2(&self.file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
+            Ok(count) if count == length => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Writes all parts one after the other.
+    pub fn write(&self, mut offset: u64, parts: &[&[u8]]) -> Result<(), StoreError> {
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().filter(|p| !p.is_empty()).map(|p| IoSlice::new(p)).collect();
+        let mut rest = &mut slices[..];
+        while !rest.is_empty() {
+            let batch = rest.len().min(IOV_MAX);
+            match rustix::io::pwritev(&self.file, &rest[..batch], offset) {
+                Ok(0) => return Err(StoreError::io("write", &self.path, Errno::IO)),
+                Ok(count) => {
+                    IoSlice::advance_slices(&mut rest, count);
+                    offset += count as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(StoreError::io("write", &self.path, e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a range read as zeros and gives its space back where the file system can.
+    pub fn punch(&self, offset: u64, length: u64) -> Result<(), StoreError> {
+        if length == 0 {
+            return Ok(());
+        }
+        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.file, mode, offset, length) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_zeros(offset, length),
+            Err(e) => Err(StoreError::io("fallocate", &self.path, e)),
+        }
+    }
+
+    fn write_zeros(&self, mut offset: u64, mut length: u64) -> Result<(), StoreError> {
+        let zeros = vec![0u8; length.min(1 << 20) as usize];
+        while length > 0 {
+            let piece = length.min(zeros.len() as u64);
+            self.write(offset, &[&zeros[..piece as usize]])?;
+            offset += piece;
+            length -= piece;
+        }
+        Ok(())
+    }
+
+    /// Brings the file's bytes to stable storage.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync_data().map_err(|e| StoreError::io("fdatasync", &self.path, e))
+    }
+}

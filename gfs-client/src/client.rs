@@ -1,0 +1,373 @@
+//! The client: one session, its caches, the way to the chunk servers; and the two general calls.
+
+use crate::data::DataPath;
+use crate::error::ClientError;
+use crate::files::FileStates;
+use crate::grants::{Grant, Grants, Invalidator, Keys, Stamp, Ticket};
+use crate::limit::{CallContext, CallLimit};
+use crate::locations::{FileCache, Fresh, Locations, Window, windows_of};
+use crate::locks::LockBook;
+use crate::reserve::{Allocator, Reserve};
+use crate::session::{Arrival, Call, Concerned, Session, SessionOptions};
+use crate::target::Target;
+use gfs_core::ids::{ClusterId, InodeId, SessionId};
+use gfs_core::meta::request::{Answer, Attributes, Credentials, Query, Refusal, Reply, Request};
+use gfs_net::{DataPool, PoolOptions};
+use gfs_proto::convert::{answer_from_wire, refusal_from_code, reply_from_wire, servers_from_wire};
+use gfs_proto::v1::{self, server_message::Body as Said};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How a client behaves.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// Who this is, for people: host, process, mount point.
+    pub description: String,
+    /// How long a call may take unless its context says otherwise.
+    pub call_limit: Duration,
+    /// How long `Client::connect` tries.
+    pub connect_limit: Duration,
+    /// File bytes that may be on their way at the same time.
+    pub bytes_in_flight: u64,
+    /// Set when data pages are cached on the strength of grants: the new times of an overwrite then go to the master only after its data is
+    /// in place, so that nobody fills a cache with the old bytes in between. Otherwise both go out together, which is faster.
+    pub pages_are_cached: bool,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            description: String::new(),
+            call_limit: Duration::from_secs(60),
+            connect_limit: Duration::from_secs(30),
+            bytes_in_flight: 64 << 20,
+            pages_are_cached: false,
+        }
+    }
+}
+
+/// Unit of the budget of bytes in flight.
+const BUDGET_UNIT: u64 = 1024;
+/// How long a farewell may take.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A client of one cluster. Cheap to clone; the session ends with the last clone, or in good order by `close`.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) options: ClientOptions,
+    pub(crate) masters: Vec<String>,
+    pub(crate) session: Arc<Session>,
+    pub(crate) grants: Arc<Grants>,
+    pub(crate) cache: Arc<FileCache>,
+    pub(crate) locks: Arc<LockBook>,
+    pub(crate) locations: Arc<Locations>,
+    pub(crate) reserve: Reserve<Allocator>,
+    pub(crate) data: DataPath,
+    pub(crate) files: FileStates,
+    pub(crate) chunk_size: u64,
+    /// How long a session lives without a sign of its client.
+    pub(crate) lease: Duration,
+    cluster: ClusterId,
+    budget: Arc<Semaphore>,
+    budget_units: u32,
+}
+
+/// Answer to a mutation.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What the master answered.
+    pub reply: Reply,
+    /// How long attributes in it may be cached.
+    pub grant: Grant,
+}
+
+/// Answer to a query.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// What the master answered.
+    pub answer: Answer,
+    /// How long it may be cached.
+    pub grant: Grant,
+}
+
+impl Client {
+    /// Connects to a cluster: returns when a master has opened a session. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// `Unavailable` after the connect limit, `WrongCluster`, `Version`.
+    pub async fn connect(target: Target, options: ClientOptions) -> Result<Self, ClientError> {
+        let concerned = Concerned { grants: Arc::default(), files: Arc::new(FileCache::new()), locks: Arc::default() };
+        let masters = target.masters.clone();
+        let session_options = SessionOptions { masters: target.masters, description: options.description.clone() };
+        let unavailable =
+            |error: std::io::Error| ClientError::Unavailable { masters: masters.join(","), reason: error.to_string() };
+        let session = Arc::new(Session::start(session_options, concerned.clone()).map_err(unavailable)?);
+        let welcome = session.ready(&CallLimit::within(options.connect_limit)).await?;
+        if !welcome.chunk_size.is_power_of_two() || welcome.chunk_size > 1 << 40 {
+            return Err(ClientError::malformed(format!("chunk size {}", welcome.chunk_size)));
+        }
+        let cluster: [u8; 16] =
+            welcome.cluster.as_ref().try_into().map_err(|_| ClientError::malformed("cluster id"))?;
+        let cluster = ClusterId(u128::from_be_bytes(cluster));
+        let pool = DataPool::new(PoolOptions { cluster, ..PoolOptions::default() });
+        let locations = Arc::new(Locations::new());
+        let allocator = Allocator { session: session.clone(), locations: locations.clone() };
+        let budget_units = (options.bytes_in_flight / BUDGET_UNIT).clamp(1, 1 << 24) as u32;
+        let inner = Inner {
+            masters,
+            data: DataPath::new(pool, session.clone(), locations.clone()),
+            session,
+            grants: concerned.grants,
+            cache: concerned.files,
+            locks: concerned.locks,
+            locations,
+            reserve: Reserve::new(Arc::new(allocator)),
+            files: FileStates::default(),
+            chunk_size: welcome.chunk_size,
+            lease: Duration::from_millis(welcome.lease_ms.into()),
+            cluster,
+            budget: Arc::new(Semaphore::new(budget_units as usize)),
+            budget_units,
+            options,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Ends the session: locks and open files go. Calls under way fail with `Closed`.
+    pub async fn close(&self) {
+        self.inner.session.close(FAREWELL).await;
+    }
+
+    /// Length of a chunk in bytes.
+    pub fn chunk_size(&self) -> u64 {
+        self.inner.chunk_size
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> ClusterId {
+        self.inner.cluster
+    }
+
+    /// The session's number at this moment; it changes when a session is lost.
+    pub fn session(&self) -> SessionId {
+        SessionId(self.inner.session.id())
+    }
+
+    /// A context with the default limit.
+    pub fn context(&self, credentials: Credentials) -> CallContext {
+        CallContext::new(credentials, CallLimit::within(self.inner.options.call_limit))
+    }
+
+    /// Sets who drops what was cached elsewhere. Without one, invalidations are acknowledged at once.
+    pub fn on_invalidate(&self, invalidator: Arc<dyn Invalidator>) {
+        self.inner.session.on_invalidate(invalidator);
+    }
+
+    /// Passes an answer on to a cache: `hand_over` gets the time for which it may be cached, zero when it was invalidated since it was
+    /// asked for. No invalidation is acknowledged while `hand_over` runs, so it must be short, and must not call `deliver` itself.
+    pub fn deliver<R>(&self, ticket: &Ticket, hand_over: impl FnOnce(Duration) -> R) -> R {
+        self.inner.grants.deliver(ticket, hand_over)
+    }
+
+    /// Makes a mutation, exactly once however often it has to be sent. A refusal is an answer.
+    ///
+    /// # Errors
+    /// After `TimedOut` and `SessionLost` the outcome is unknown. A cancelled call that was already sent is waited for for up to a second;
+    /// `Interrupted` after that leaves the outcome unknown too.
+    pub async fn mutate(&self, context: &CallContext, request: Request) -> Result<Outcome, ClientError> {
+        let (inodes, entries) = touched(&request);
+        let call = Call::Mutate { credentials: (&context.credentials).into(), request: (&request).into() };
+        let arrived = self.inner.session.call("mutation", call, &context.limit).await;
+        let outcome = arrived.and_then(|(said, stamp)| {
+            let Said::Reply(reply) = said else { return Err(ClientError::malformed("answer to a mutation")) };
+            let grant_ms = reply.grant_ms;
+            Ok((reply_from_wire(reply)?, grant_ms, stamp))
+        });
+        let grants = &self.inner.grants;
+        let result = match outcome {
+            Ok((reply, grant_ms, stamp)) => {
+                let mut covered = Keys::default();
+                if let Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } = &reply {
+                    covered = Keys { inodes: vec![attributes.inode], entry: entries.last().cloned(), listing: None };
+                }
+                let grant = grants.conclude(Grant::new(stamp, grant_ms, covered), &inodes, &entries);
+                Ok(Outcome { reply, grant })
+            }
+            Err(error) => {
+                // It may have taken effect, or still do.
+                grants.mark(&inodes, &entries);
+                Err(error)
+            }
+        };
+        self.inner.cache.drop_inodes(&inodes);
+        result
+    }
+
+    /// As `mutate`, with a refusal as an error.
+    pub(crate) async fn change(&self, context: &CallContext, request: Request) -> Result<Outcome, ClientError> {
+        let outcome = self.mutate(context, request).await?;
+        match outcome.reply {
+            Reply::Refused(refusal) => Err(refusal.into()),
+            _ => Ok(outcome),
+        }
+    }
+
+    /// A mutation in wire form; refusals are errors.
+    pub(crate) async fn mutate_wire(
+        &self,
+        operation: &'static str,
+        context: &CallContext,
+        request: v1::Request,
+    ) -> Result<(v1::Reply, u32, Stamp), ClientError> {
+        let call = Call::Mutate { credentials: (&context.credentials).into(), request };
+        Self::reply_of(self.inner.session.call(operation, call, &context.limit).await?)
+    }
+
+    pub(crate) fn reply_of((said, stamp): Arrival) -> Result<(v1::Reply, u32, Stamp), ClientError> {
+        let Said::Reply(reply) = said else { return Err(ClientError::malformed("answer to a mutation")) };
+        refused(reply.refusal)?;
+        let grant_ms = reply.grant_ms;
+        Ok((reply, grant_ms, stamp))
+    }
+
+    /// Asks something. A refusal is an answer: an absence may be cached too.
+    ///
+    /// # Errors
+    /// Any of the session.
+    pub async fn query(&self, context: &CallContext, query: Query) -> Result<Answered, ClientError> {
+        if let Some(answered) = self.known_absence(context, &query) {
+            return Ok(answered);
+        }
+        let wire = v1::QueryRequest { credentials: Some((&context.credentials).into()), kind: Some((&query).into()) };
+        let (said, stamp) = self.inner.session.call("query", Call::Query(wire), &context.limit).await?;
+        let Said::Answer(mut wire) = said else { return Err(ClientError::malformed("answer to a query")) };
+        let grant_ms = wire.grant_ms;
+        self.inner.locations.learn_servers(servers_from_wire(std::mem::take(&mut wire.servers))?);
+        let answer = answer_from_wire(&query, wire)?;
+        self.remember(&query, &answer, stamp, grant_ms);
+        let grant = Grant::new(stamp, grant_ms, covered(&query, &answer));
+        Ok(Answered { answer, grant })
+    }
+
+    /// The kernel asks for attributes that most files do not have, often: cached attributes under a live grant tell that there is none.
+    fn known_absence(&self, context: &CallContext, query: &Query) -> Option<Answered> {
+        let Query::GetXattr { inode, .. } = query else { return None };
+        let known = self.inner.cache.attributes(*inode)?;
+        if known.has_xattrs || context.credentials.check {
+            return None;
+        }
+        let grant = Grant::new(self.inner.grants.stamp(), 0, Keys::default());
+        Some(Answered { answer: Answer::Refused(Refusal::NoData), grant })
+    }
+
+    /// As `query`, with a refusal as an error.
+    pub(crate) async fn ask(&self, context: &CallContext, query: Query) -> Result<(Answer, Grant), ClientError> {
+        let Answered { answer, grant } = self.query(context, query).await?;
+        match answer {
+            Answer::Refused(refusal) => Err(refusal.into()),
+            answer => Ok((answer, grant)),
+        }
+    }
+
+    fn remember(&self, query: &Query, answer: &Answer, stamp: Stamp, grant_ms: u32) {
+        let Inner { cache, grants, locations, .. } = &*self.inner;
+        match (query, answer) {
+            (Query::GetAttributes { .. } | Query::Lookup { .. }, Answer::Attributes(attributes)) => {
+                cache.insert(grants, &Fresh { attributes, stamp, grant_ms }, Vec::new());
+            }
+            (Query::Layout { first, count, .. }, Answer::Layout { attributes, chunks }) => {
+                for chunk in chunks {
+                    locations.learn(chunk.handle, chunk.configuration.clone());
+                }
+                let windows: Vec<(u32, Window)> =
+                    if first % crate::locations::WINDOW == 0 { windows_of(*first, *count, chunks) } else { Vec::new() };
+                cache.insert(grants, &Fresh { attributes, stamp, grant_ms }, windows);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes attributes that a write of this session made. Without attributes, what was known is stale.
+    pub(crate) fn note_commit(
+        &self,
+        inode: InodeId,
+        attributes: Option<v1::Attributes>,
+        stamp: Stamp,
+        grant_ms: u32,
+        attached: &[(u32, gfs_core::ids::ChunkHandle)],
+    ) {
+        let Inner { cache, grants, .. } = &*self.inner;
+        match attributes.map(Attributes::try_from) {
+            Some(Ok(attributes)) if attributes.inode == inode => {
+                cache.committed(grants, &Fresh { attributes: &attributes, stamp, grant_ms }, attached);
+            }
+            _ => {
+                grants.mark_commit(inode);
+                cache.drop_inodes(&[inode]);
+            }
+        }
+    }
+
+    /// A part of the budget of bytes in flight; what is larger than all of it takes all of it.
+    pub(crate) async fn budget(&self, bytes: u64, limit: &CallLimit) -> Result<OwnedSemaphorePermit, ClientError> {
+        let units = bytes.div_ceil(BUDGET_UNIT).clamp(1, self.inner.budget_units.into()) as u32;
+        let permit = limit.run("budget", self.inner.budget.clone().acquire_many_owned(units)).await?;
+        permit.map_err(|_| ClientError::Closed)
+    }
+}
+
+/// A refusal code as a result.
+pub(crate) fn refused(code: u32) -> Result<(), ClientError> {
+    match (code, refusal_from_code(code)) {
+        (0, _) => Ok(()),
+        (_, Some(refusal)) => Err(refusal.into()),
+        (code, None) => Err(ClientError::malformed(format!("unknown refusal {code}"))),
+    }
+}
+
+/// What the answer to a query covers.
+fn covered(query: &Query, answer: &Answer) -> Keys {
+    let mut keys = Keys::default();
+    match query {
+        Query::Lookup { parent, name } => keys.entry = Some((*parent, name.clone())),
+        Query::GetAttributes { inode }
+        | Query::ReadLink { inode }
+        | Query::GetXattr { inode, .. }
+        | Query::ListXattrs { inode }
+        | Query::Layout { inode, .. }
+        | Query::TestLock { inode, .. } => keys.inodes.push(*inode),
+        Query::ReadDirectory { inode, .. } => keys.listing = Some(*inode),
+    }
+    match answer {
+        Answer::Attributes(attributes) | Answer::Layout { attributes, .. } => keys.inodes.push(attributes.inode),
+        Answer::Directory { entries, .. } => keys.inodes.extend(entries.iter().map(|entry| entry.attributes.inode)),
+        Answer::Target(_) | Answer::Value(_) | Answer::Names(_) | Answer::Lock(_) | Answer::Refused(_) => {}
+    }
+    keys
+}
+
+/// What a mutation changes, as far as its words tell; the name that the reply is about comes last.
+fn touched(request: &Request) -> (Vec<InodeId>, Vec<(InodeId, Vec<u8>)>) {
+    match request {
+        Request::Create { parent, name, .. } | Request::Unlink { parent, name } | Request::Rmdir { parent, name } => {
+            (vec![*parent], vec![(*parent, name.clone())])
+        }
+        Request::Link { inode, parent, name } => (vec![*inode, *parent], vec![(*parent, name.clone())]),
+        Request::Rename { parent, name, new_parent, new_name, .. } => {
+            (vec![*parent, *new_parent], vec![(*parent, name.clone()), (*new_parent, new_name.clone())])
+        }
+        Request::SetAttributes { inode, .. }
+        | Request::SetXattr { inode, .. }
+        | Request::RemoveXattr { inode, .. }
+        | Request::CommitWrite { inode, .. }
+        | Request::TouchAccess { inode } => (vec![*inode], vec![]),
+        Request::SetLock { .. } | Request::ReleaseLocks { .. } | Request::AllocateChunks { .. } | Request::Barrier => {
+            (vec![], vec![])
+        }
+    }
+}

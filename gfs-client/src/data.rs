@@ -1,0 +1,495 @@
+//! Calls to chunk servers: which member to ask, what to do when it does not answer, until the limit.
+//!
+//! A mutation goes to the primary under one operation number over every configuration, so that it happens once. A read goes to any member,
+//! and to the next at once when one fails or is slow. This room knows chunks, not files.
+
+use crate::error::ClientError;
+use crate::limit::CallLimit;
+use crate::locations::{Locations, Peer};
+use crate::session::{Call, DataOperation, Session};
+use bytes::Bytes;
+use gfs_core::ids::{ChunkHandle, Epoch, InodeId, ServerId};
+use gfs_core::meta::request::{ChunkLocation, Configuration};
+use gfs_net::{DataPool, NetError, crc32c};
+use gfs_proto::convert::servers_from_wire;
+use gfs_proto::v1::data_request::Op;
+use gfs_proto::v1::{self, DataReply, DataRequest, data_reply::Status, server_message::Body as Said};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A read that is not answered so long is asked of another member too.
+const HEDGE: Duration = Duration::from_millis(400);
+/// Limits of one attempt, first and longest; doubled each time.
+const READ_TRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
+const WRITE_TRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
+/// Pauses between attempts, first and longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+/// Rounds over all members that answered with damage, after which it is certain.
+const DAMAGED_ROUNDS: u32 = 3;
+
+/// A chunk, and the file that it is thought to be part of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub(crate) inode: InodeId,
+    pub(crate) handle: ChunkHandle,
+    /// The configuration's epoch as of the layout that the call is based on, when that matters.
+    pub(crate) epoch: Option<Epoch>,
+}
+
+impl Piece {
+    /// A chunk, whatever its epoch.
+    pub(crate) fn new(inode: InodeId, handle: ChunkHandle) -> Self {
+        Self { inode, handle, epoch: None }
+    }
+}
+
+/// Why a chunk could not be read or changed.
+#[derive(Debug)]
+pub(crate) enum DataFailure {
+    /// The chunk is no more: the layout has changed.
+    Gone,
+    /// A server is full.
+    NoSpace,
+    /// Anything else.
+    Client(ClientError),
+}
+
+impl From<ClientError> for DataFailure {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+/// What a mutation of a chunk came to.
+#[derive(Debug)]
+pub(crate) struct Changed {
+    pub(crate) reply: DataReply,
+    /// The configuration is no more the one that the call was based on: the file may have been cut meanwhile.
+    pub(crate) moved: bool,
+}
+
+/// The way to the chunk servers.
+pub(crate) struct DataPath {
+    pub(crate) pool: DataPool,
+    pub(crate) session: Arc<Session>,
+    pub(crate) locations: Arc<Locations>,
+    turn: AtomicU64,
+}
+
+/// What a member's answer means for a read.
+enum Verdict {
+    Bytes(Bytes),
+    /// Ask another member.
+    Other {
+        reason: Arc<str>,
+        damaged: bool,
+    },
+    /// The configuration is not the one in force.
+    Stale(Option<Configuration>),
+    /// It has no such chunk.
+    Missing,
+    Final(ClientError),
+}
+
+type Attempt<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The first of several futures to end, which is removed.
+async fn first_of<T>(attempts: &mut Vec<Attempt<'_, T>>) -> T {
+    std::future::poll_fn(|context| {
+        for index in 0..attempts.len() {
+            if let Poll::Ready(value) = attempts[index].as_mut().poll(context) {
+                drop(attempts.swap_remove(index));
+                return Poll::Ready(value);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    fn new() -> Self {
+        Self { next: PAUSE.0 }
+    }
+
+    async fn pause(&mut self, limit: &CallLimit, hint_ms: u32) -> Result<(), ClientError> {
+        let length = if hint_ms > 0 { Duration::from_millis(hint_ms.into()).min(PAUSE.1) } else { self.next };
+        self.next = (self.next * 2).min(PAUSE.1);
+        limit.pause("chunk server", length).await
+    }
+}
+
+impl DataPath {
+    pub(crate) fn new(pool: DataPool, session: Arc<Session>, locations: Arc<Locations>) -> Self {
+        Self { pool, session, locations, turn: AtomicU64::new(0) }
+    }
+
+    // --- where a chunk is
+
+    /// Asks the master for the configuration in force; with `known`, waits there a short time for a newer one.
+    async fn locate(
+        &self,
+        handle: ChunkHandle,
+        known: u32,
+        suspects: &[ServerId],
+        limit: &CallLimit,
+    ) -> Result<(), DataFailure> {
+        let suspects = suspects.iter().map(|server| server.0.into()).collect();
+        let call = Call::Locate(v1::LocateRequest { handle: handle.0, known_epoch: known, suspects });
+        let (said, _) = self.session.call("locate", call, limit).await?;
+        let Said::Locations(locations) = said else {
+            return Err(ClientError::malformed("answer to a location question").into());
+        };
+        self.locations.learn_servers(servers_from_wire(locations.servers).map_err(ClientError::from)?);
+        let Some(chunk) = locations.chunk.filter(|_| locations.refusal == 0) else {
+            self.locations.forget(handle);
+            return Err(DataFailure::Gone);
+        };
+        let chunk = ChunkLocation::try_from(chunk).map_err(ClientError::from)?;
+        if chunk.handle != handle {
+            return Err(ClientError::malformed("location of another chunk").into());
+        }
+        self.locations.learn(handle, chunk.configuration);
+        Ok(())
+    }
+
+    async fn configuration(&self, handle: ChunkHandle, limit: &CallLimit) -> Result<Configuration, DataFailure> {
+        if let Some(known) = self.locations.configuration(handle)
+            && known.members.iter().any(|server| self.locations.peer(*server).is_some())
+        {
+            return Ok(known);
+        }
+        self.locate(handle, 0, &[], limit).await?;
+        self.locations.configuration(handle).ok_or(DataFailure::Gone)
+    }
+
+    fn request(&self, piece: Piece, epoch: u32, deadline: Instant, op: Op) -> DataRequest {
+        DataRequest {
+            handle: piece.handle.0,
+            epoch,
+            inode: piece.inode.0,
+            deadline_ms: deadline.saturating_duration_since(Instant::now()).as_millis().try_into().unwrap_or(u32::MAX),
+            op: Some(op),
+            ..DataRequest::default()
+        }
+    }
+
+    // --- reading
+
+    /// Reads a part of a chunk: exactly `length` bytes, which must not reach past the chunk's end.
+    pub(crate) async fn read(
+        &self,
+        piece: Piece,
+        offset: u64,
+        length: u32,
+        limit: &CallLimit,
+    ) -> Result<Bytes, DataFailure> {
+        self.ask_members(piece, Op::Read(v1::Read { offset, length }), limit, |reply, payload| {
+            check_read(reply, payload, length)
+        })
+        .await
+    }
+
+    /// Finds the next data or hole from `offset` in a chunk.
+    pub(crate) async fn seek(
+        &self,
+        piece: Piece,
+        offset: u64,
+        hole: bool,
+        limit: &CallLimit,
+    ) -> Result<u64, DataFailure> {
+        let answer = self.ask_members(piece, Op::Seek(v1::Seek { offset, hole }), limit, |reply, _| {
+            Ok(Bytes::copy_from_slice(&reply.offset.to_be_bytes()))
+        });
+        let bytes: [u8; 8] = answer.await?.as_ref().try_into().unwrap_or([0xff; 8]);
+        Ok(u64::from_be_bytes(bytes))
+    }
+
+    async fn ask_members(
+        &self,
+        piece: Piece,
+        op: Op,
+        limit: &CallLimit,
+        check: impl Fn(&DataReply, Bytes) -> Result<Bytes, &'static str> + Sync,
+    ) -> Result<Bytes, DataFailure> {
+        let (mut backoff, mut per_try, mut damaged_rounds) = (Backoff::new(), READ_TRY.0, 0);
+        loop {
+            let configuration = self.configuration(piece.handle, limit).await?;
+            let round = self.read_round(piece, &op, &configuration, limit.within_limit(per_try), &check);
+            match limit.run("read", round).await? {
+                Round::Bytes(bytes) => return Ok(bytes),
+                Round::Final(error) => return Err(error.into()),
+                Round::Stale(known) => {
+                    if !known.is_some_and(|known| self.locations.learn(piece.handle, known)) {
+                        self.locate(piece.handle, 0, &[], limit).await?;
+                    }
+                }
+                Round::Failed { suspects, reason, all_damaged } => {
+                    damaged_rounds = if all_damaged { damaged_rounds + 1 } else { 0 };
+                    if damaged_rounds >= DAMAGED_ROUNDS {
+                        return Err(ClientError::Io { handle: piece.handle, reason }.into());
+                    }
+                    self.locate(piece.handle, 0, &suspects, limit).await?;
+                    per_try = (per_try * 2).min(READ_TRY.1);
+                }
+            }
+            backoff.pause(limit, 0).await?;
+        }
+    }
+
+    /// Asks one member after the other, the next one at once when one cannot, and beside it when it is slow.
+    async fn read_round(
+        &self,
+        piece: Piece,
+        op: &Op,
+        configuration: &Configuration,
+        deadline: Instant,
+        check: &(impl Fn(&DataReply, Bytes) -> Result<Bytes, &'static str> + Sync),
+    ) -> Round {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = self.locations.order(configuration, turn).into_iter();
+        let mut running: Vec<Attempt<'_, (ServerId, Verdict)>> = Vec::new();
+        let (mut suspects, mut reason, mut all_damaged) = (Vec::new(), Arc::from("no member has an address"), true);
+        let (mut stale, mut missing) = (None, false);
+        loop {
+            if running.is_empty() {
+                let Some(peer) = waiting.next() else { break };
+                running.push(Box::pin(self.read_one(piece, op, configuration.epoch.0, peer, deadline, turn, check)));
+            }
+            let first = tokio::select! {
+                biased;
+                first = first_of(&mut running) => first,
+                () = tokio::time::sleep(HEDGE), if waiting.len() > 0 => {
+                    if let Some(peer) = waiting.next() {
+                        running.push(Box::pin(self.read_one(piece, op, configuration.epoch.0, peer, deadline, turn, check)));
+                    }
+                    continue;
+                }
+            };
+            match first {
+                (server, Verdict::Bytes(bytes)) => {
+                    self.locations.trust(server);
+                    return Round::Bytes(bytes);
+                }
+                (_, Verdict::Final(error)) => return Round::Final(error),
+                (_, Verdict::Stale(known)) => stale = Some(known),
+                (_, Verdict::Missing) => missing = true,
+                (server, Verdict::Other { reason: why, damaged }) => {
+                    self.locations.suspect(server);
+                    suspects.push(server);
+                    all_damaged &= damaged;
+                    reason = why;
+                }
+            }
+        }
+        match stale {
+            Some(known) => Round::Stale(known),
+            None if missing => Round::Stale(None),
+            None => Round::Failed { all_damaged: all_damaged && !suspects.is_empty(), suspects, reason },
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    async fn read_one(
+        &self,
+        piece: Piece,
+        op: &Op,
+        epoch: u32,
+        peer: Peer,
+        deadline: Instant,
+        lane: u64,
+        check: &(impl Fn(&DataReply, Bytes) -> Result<Bytes, &'static str> + Sync),
+    ) -> (ServerId, Verdict) {
+        let request = self.request(piece, epoch, deadline, op.clone());
+        let answer = self.pool.call(&peer.address, lane, request, Bytes::new(), deadline).await;
+        let verdict = match answer {
+            Ok((reply, payload)) => read_verdict(&peer, reply, payload, check),
+            Err(error) => Verdict::Other { reason: error.to_string().into(), damaged: false },
+        };
+        (peer.server, verdict)
+    }
+
+    // --- changing
+
+    /// Carries a mutation to the chunk's primary, once. `NO_ROOM` is an answer, as `OK` is.
+    pub(crate) async fn change(
+        &self,
+        piece: Piece,
+        op: Op,
+        payload: Bytes,
+        operation: Option<&DataOperation>,
+        limit: &CallLimit,
+    ) -> Result<Changed, DataFailure> {
+        let (mut backoff, mut per_try, mut first_epoch) = (Backoff::new(), WRITE_TRY.0, piece.epoch);
+        loop {
+            let configuration = self.configuration(piece.handle, limit).await?;
+            let epoch = configuration.epoch;
+            let moved = *first_epoch.get_or_insert(epoch) != epoch;
+            let Some(primary) = self.locations.peer(configuration.primary) else {
+                self.locate(piece.handle, 0, &[], limit).await?;
+                backoff.pause(limit, 0).await?;
+                continue;
+            };
+            let deadline = limit.within_limit(per_try);
+            let mut request = self.request(piece, epoch.0, deadline, op.clone());
+            if let Some(operation) = operation {
+                request.session = operation.session();
+                request.operation = operation.operation;
+                request.confirmed = operation.confirmed();
+            }
+            let call = self.pool.call(&primary.address, piece.handle.0, request, payload.clone(), deadline);
+            match change_verdict(limit.run("write", call).await?) {
+                Next::Done(reply) => return Ok(Changed { reply, moved }),
+                Next::NoSpace => return Err(DataFailure::NoSpace),
+                Next::Final(error) => return Err(error.into()),
+                Next::Again { hint_ms } => backoff.pause(limit, hint_ms).await?,
+                Next::Stale(known, servers) => {
+                    self.locations.learn_servers(servers);
+                    if !known.is_some_and(|known| self.locations.learn(piece.handle, known)) {
+                        self.locate(piece.handle, 0, &[], limit).await?;
+                        backoff.pause(limit, 0).await?;
+                    }
+                }
+                Next::Suspect(reason) => {
+                    tracing::debug!(handle = %piece.handle, primary = %primary.address, reason, "the primary does not serve");
+                    limit.check("write")?;
+                    self.locate(piece.handle, epoch.0, &[primary.server], limit).await?;
+                    per_try = (per_try * 2).min(WRITE_TRY.1);
+                    backoff.pause(limit, 0).await?;
+                }
+            }
+        }
+    }
+}
+
+enum Round {
+    Bytes(Bytes),
+    Stale(Option<Configuration>),
+    Failed { suspects: Vec<ServerId>, reason: Arc<str>, all_damaged: bool },
+    Final(ClientError),
+}
+
+/// What to do after an answer of a primary.
+enum Next {
+    Done(DataReply),
+    NoSpace,
+    Again { hint_ms: u32 },
+    Stale(Option<Configuration>, Vec<gfs_core::meta::request::ServerAddress>),
+    Suspect(String),
+    Final(ClientError),
+}
+
+fn known_configuration(reply: &mut DataReply) -> Option<Configuration> {
+    reply.configuration.take().and_then(|configuration| configuration.try_into().ok())
+}
+
+fn change_verdict(answer: Result<(DataReply, Bytes), NetError>) -> Next {
+    let mut reply = match answer {
+        Ok((reply, _)) => reply,
+        Err(error @ NetError::TooLarge { .. }) => return Next::Final(ClientError::malformed(error.to_string())),
+        Err(NetError::TooBusy { .. }) => return Next::Again { hint_ms: 0 },
+        Err(error) => return Next::Suspect(error.to_string()),
+    };
+    match reply.status() {
+        Status::Ok | Status::NoRoom => Next::Done(reply),
+        Status::NoSpace => Next::NoSpace,
+        Status::StaleEpoch | Status::NotPrimary | Status::NotMember | Status::NoChunk => {
+            let servers = servers_from_wire(std::mem::take(&mut reply.servers)).unwrap_or_default();
+            Next::Stale(known_configuration(&mut reply), servers)
+        }
+        Status::Busy | Status::TimedOut | Status::BadCrc | Status::OutOfOrder => {
+            Next::Again { hint_ms: reply.retry_after_ms }
+        }
+        Status::NoLease | Status::Corrupt | Status::IoError => {
+            Next::Suspect(format!("{:?} {}", reply.status(), reply.message))
+        }
+        Status::Malformed => Next::Final(ClientError::malformed(reply.message)),
+        Status::WrongCluster => Next::Final(ClientError::WrongCluster),
+    }
+}
+
+fn read_verdict(
+    peer: &Peer,
+    mut reply: DataReply,
+    payload: Bytes,
+    check: &impl Fn(&DataReply, Bytes) -> Result<Bytes, &'static str>,
+) -> Verdict {
+    let status = reply.status();
+    match status {
+        Status::Ok => match check(&reply, payload) {
+            Ok(bytes) => Verdict::Bytes(bytes),
+            Err(reason) => {
+                tracing::warn!(server = %peer.server, reason, "damaged answer to a read");
+                Verdict::Other { reason: reason.into(), damaged: true }
+            }
+        },
+        Status::StaleEpoch | Status::NotMember | Status::NotPrimary => Verdict::Stale(known_configuration(&mut reply)),
+        Status::NoChunk => Verdict::Missing,
+        Status::Malformed => Verdict::Final(ClientError::malformed(reply.message)),
+        Status::WrongCluster => Verdict::Final(ClientError::WrongCluster),
+        Status::Corrupt | Status::IoError => {
+            Verdict::Other { reason: format!("{status:?} {}", reply.message).into(), damaged: true }
+        }
+        Status::NoLease
+        | Status::Busy
+        | Status::NoSpace
+        | Status::NoRoom
+        | Status::TimedOut
+        | Status::OutOfOrder
+        | Status::BadCrc => Verdict::Other { reason: format!("{status:?}").into(), damaged: false },
+    }
+}
+
+/// Verifies the checksums of a read. The payload is exactly what was asked, or it is damaged.
+fn check_read(reply: &DataReply, payload: Bytes, length: u32) -> Result<Bytes, &'static str> {
+    if payload.len() != length as usize {
+        return Err("the answer has another length than was asked");
+    }
+    if reply.block_crcs.is_empty() {
+        return if crc32c(&payload) == reply.crc { Ok(payload) } else { Err("checksum mismatch") };
+    }
+    let blocks = reply.block_crcs.len();
+    if payload.is_empty() || !payload.len().is_multiple_of(blocks) {
+        return Err("checksums do not fit the answer");
+    }
+    let size = payload.len() / blocks;
+    let fits = payload.chunks(size).zip(&reply.block_crcs).all(|(block, crc)| crc32c(block) == *crc);
+    if fits { Ok(payload) } else { Err("checksum mismatch") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_is_checked_whole_or_block_by_block() {
+        let data = Bytes::from(vec![7u8; 8192]);
+        let whole = DataReply { crc: crc32c(&data), ..DataReply::default() };
+        assert_eq!(check_read(&whole, data.clone(), 8192).unwrap(), data);
+        assert!(check_read(&DataReply { crc: whole.crc ^ 1, ..DataReply::default() }, data.clone(), 8192).is_err());
+        assert!(check_read(&whole, data.slice(1..), 8192).is_err());
+        let block = crc32c(&data[..4096]);
+        let blocks = DataReply { block_crcs: vec![block, block], ..DataReply::default() };
+        assert!(check_read(&blocks, data.clone(), 8192).is_ok());
+        let damaged = DataReply { block_crcs: vec![block, block ^ 1], ..DataReply::default() };
+        assert!(check_read(&damaged, data.clone(), 8192).is_err());
+        let odd = DataReply { block_crcs: vec![block; 3], ..DataReply::default() };
+        assert!(check_read(&odd, data, 8192).is_err());
+    }
+
+    #[tokio::test]
+    async fn the_first_future_to_end_is_taken_out() {
+        let mut attempts: Vec<Attempt<'_, u32>> = vec![Box::pin(std::future::pending()), Box::pin(async { 5 })];
+        assert_eq!(first_of(&mut attempts).await, 5);
+        assert_eq!(attempts.len(), 1);
+    }
+}

@@ -1,0 +1,247 @@
+//! Open files: reading, writing, appending, syncing; and what is kept of a file as long as it is open or not yet synced.
+//!
+//! Writes are carried out before they are answered: nothing is buffered here. What is kept is what an fsync has to reach. This room never
+//! decides a size or a layout; the master does, and refuses what is based on an old one.
+
+mod append;
+mod crossing;
+mod read;
+mod space;
+pub(crate) mod split;
+mod sync;
+mod view;
+mod write;
+
+use crate::client::Client;
+use crate::error::ClientError;
+use crate::limit::CallLimit;
+use gfs_core::ids::{ChunkHandle, InodeId};
+use gfs_core::meta::request::Refusal;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// What a file is open for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// O_RDONLY.
+    Read,
+    /// O_WRONLY.
+    Write,
+    /// O_RDWR.
+    Both,
+}
+
+/// O_RDONLY.
+pub const ACCESS_READ: Access = Access::Read;
+/// O_WRONLY.
+pub const ACCESS_WRITE: Access = Access::Write;
+/// O_RDWR.
+pub const ACCESS_BOTH: Access = Access::Both;
+
+impl Access {
+    pub(crate) fn wire(self) -> u32 {
+        match self {
+            Self::Read => 1,
+            Self::Write => 2,
+            Self::Both => 3,
+        }
+    }
+}
+
+/// Largest piece of a read or write that goes over the wire at once.
+pub(crate) const PIECE: u64 = 1 << 20;
+/// Chunks written and not synced, beyond which some are synced in the background.
+const MAX_DIRTY: usize = 16_384;
+
+/// Chunks of a file that this client wrote since its last sync.
+#[derive(Default)]
+struct Dirty {
+    chunks: BTreeSet<ChunkHandle>,
+    /// Times were sent that the master has not committed.
+    times: bool,
+}
+
+/// A reserved chunk that writes of this client are filling, before it is attached.
+struct Filling {
+    handle: ChunkHandle,
+    session: u64,
+    users: usize,
+}
+
+/// What is kept of one file over all its handles.
+#[derive(Default)]
+pub(crate) struct FileState {
+    handles: AtomicUsize,
+    dirty: Mutex<Dirty>,
+    /// One sync at a time: a second one must not return before the first.
+    syncing: tokio::sync::Mutex<()>,
+    /// Appends of this client take turns: they would only get into each other's way.
+    appending: tokio::sync::Mutex<()>,
+    /// Reserving takes turns, so that two writes to one new chunk share it.
+    reserving: tokio::sync::Mutex<()>,
+    filling: Mutex<BTreeMap<u32, Filling>>,
+}
+
+/// All files that are open or not synced.
+#[derive(Default)]
+pub(crate) struct FileStates {
+    files: Mutex<HashMap<InodeId, Arc<FileState>>>,
+    dirty: AtomicUsize,
+    flushing: AtomicBool,
+}
+
+impl FileStates {
+    fn open(&self, inode: InodeId) -> Arc<FileState> {
+        let state = self.files.lock().entry(inode).or_default().clone();
+        state.handles.fetch_add(1, Ordering::AcqRel);
+        state
+    }
+
+    /// A handle was closed. Returns whether it was the last.
+    fn close(&self, inode: InodeId, state: &FileState) -> bool {
+        let mut files = self.files.lock();
+        let last = state.handles.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last && state.is_clean() {
+            files.remove(&inode);
+        }
+        last
+    }
+
+    /// Forgets a file that nobody has open, once it is synced.
+    fn tidy(&self, inode: InodeId) {
+        let mut files = self.files.lock();
+        if files.get(&inode).is_some_and(|state| state.handles.load(Ordering::Acquire) == 0 && state.is_clean()) {
+            files.remove(&inode);
+        }
+    }
+
+    fn all_dirty(&self) -> Vec<(InodeId, Arc<FileState>)> {
+        let files = self.files.lock();
+        files.iter().filter(|(_, state)| !state.is_clean()).map(|(inode, state)| (*inode, state.clone())).collect()
+    }
+}
+
+impl FileState {
+    fn is_clean(&self) -> bool {
+        let dirty = self.dirty.lock();
+        dirty.chunks.is_empty() && !dirty.times
+    }
+}
+
+/// An open file. Cheap to clone; the last clone to go closes it, or `close` does.
+#[derive(Clone)]
+pub struct OpenFile {
+    inner: Arc<Handle>,
+}
+
+struct Handle {
+    client: Client,
+    inode: InodeId,
+    /// As the master counts it.
+    counted: Access,
+    /// As the caller may use it.
+    access: Access,
+    state: Arc<FileState>,
+    closed: AtomicBool,
+}
+
+impl Handle {
+    fn close(&self) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let inner = &self.client.inner;
+        inner.session.close_file(self.inode.0, self.counted.wire());
+        if inner.files.close(self.inode, &self.state) {
+            inner.locks.forget(self.inode);
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl std::fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenFile")
+            .field("inode", &self.inner.inode)
+            .field("access", &self.inner.access)
+            .finish_non_exhaustive()
+    }
+}
+
+impl OpenFile {
+    /// A handle on what the master has just opened.
+    pub(crate) fn new(client: Client, inode: InodeId, access: Access) -> Self {
+        let state = client.inner.files.open(inode);
+        Self {
+            inner: Arc::new(Handle { client, inode, counted: access, access, state, closed: AtomicBool::new(false) }),
+        }
+    }
+
+    /// The same handle for less. Only for one that was not shared yet.
+    pub(crate) fn limited(mut self, access: Access) -> Self {
+        if let Some(handle) = Arc::get_mut(&mut self.inner) {
+            handle.access = access;
+        }
+        self
+    }
+
+    /// The file.
+    pub fn inode(&self) -> InodeId {
+        self.inner.inode
+    }
+
+    /// Closes it for all clones. Nothing is buffered, so nothing can fail; what was not synced stays known to `Client::sync_all`.
+    pub fn close(&self) {
+        self.inner.close();
+    }
+
+    fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
+    fn state(&self) -> &FileState {
+        &self.inner.state
+    }
+
+    /// Before every use of the file: its locks may have been lost.
+    fn check(&self) -> Result<(), ClientError> {
+        self.inner.client.inner.locks.check(self.inner.inode)
+    }
+
+    fn check_writable(&self) -> Result<(), ClientError> {
+        self.check()?;
+        if self.inner.access == Access::Read { Err(Refusal::NotPermitted.into()) } else { Ok(()) }
+    }
+
+    /// The end of a range, which must be one that a file can have.
+    fn end_of(&self, offset: u64, length: u64) -> Result<u64, ClientError> {
+        let chunks = u64::from(u32::MAX);
+        let largest = self.inner.client.inner.chunk_size.saturating_mul(chunks).min(i64::MAX as u64);
+        offset.checked_add(length).filter(|end| *end <= largest).ok_or(ClientError::Refused(Refusal::TooLarge))
+    }
+}
+
+/// Pauses of something that starts over because the layout changed under it.
+pub(crate) struct Redo {
+    next: Duration,
+}
+
+impl Redo {
+    pub(crate) fn new() -> Self {
+        Self { next: Duration::ZERO }
+    }
+
+    pub(crate) async fn pause(&mut self, operation: &'static str, limit: &CallLimit) -> Result<(), ClientError> {
+        limit.pause(operation, self.next).await?;
+        self.next = (self.next * 2).clamp(Duration::from_millis(2), Duration::from_millis(100));
+        Ok(())
+    }
+}

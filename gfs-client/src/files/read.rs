@@ -1,0 +1,157 @@
+//! Reading.
+
+use super::split::{Span, index_of, spans};
+use super::view::{MAX_COUNT, View};
+use super::{OpenFile, Redo};
+use crate::client::Client;
+use crate::data::{DataFailure, Piece};
+use crate::error::ClientError;
+use crate::limit::CallContext;
+use bytes::{Bytes, BytesMut};
+use gfs_core::ids::InodeId;
+use tokio::task::JoinSet;
+
+/// Longest read that is answered in one go; a longer one comes back short, as read(2) may.
+const MAX_READ: u64 = 64 << 20;
+
+impl OpenFile {
+    /// Reads up to `length` bytes from `offset`. Fewer mean the end of the file, or that more than 64 MiB were asked for. Holes are zeros.
+    ///
+    /// # Errors
+    /// `Io` when no replica has the bytes whole; `TimedOut`; `SessionLost` once after locks on the file were lost.
+    pub async fn read(&self, context: &CallContext, offset: u64, length: u64) -> Result<Bytes, ClientError> {
+        self.check()?;
+        let chunk_size = self.client().inner.chunk_size;
+        let length = length.min(MAX_READ).min(chunk_size.saturating_mul(u64::from(MAX_COUNT) / 2));
+        if length == 0 || offset >= i64::MAX as u64 || offset / chunk_size >= u64::from(u32::MAX) {
+            return Ok(Bytes::new());
+        }
+        let mut redo = Redo::new();
+        loop {
+            let last = index_of(offset + length - 1, chunk_size);
+            let view = self.view(context, index_of(offset, chunk_size), last).await?;
+            let length = view.attributes.size.saturating_sub(offset).min(length);
+            if length == 0 {
+                return Ok(Bytes::new());
+            }
+            let _budget = self.client().budget(length, &context.limit).await?;
+            match self.read_view(context, &view, offset, length).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(DataFailure::Gone) => self.forget_view(),
+                Err(DataFailure::NoSpace) => return Err(ClientError::malformed("no space for a read")),
+                Err(DataFailure::Client(error)) => return Err(error),
+            }
+            redo.pause("read", &context.limit).await?;
+        }
+    }
+
+    async fn read_view(
+        &self,
+        context: &CallContext,
+        view: &View,
+        offset: u64,
+        length: u64,
+    ) -> Result<Bytes, DataFailure> {
+        let client = self.client();
+        let pieces: Vec<Span> = spans(offset, length, client.inner.chunk_size).flat_map(Span::pieces).collect();
+        if let [only] = pieces[..] {
+            return match view.chunks.get(&only.index) {
+                Some(handle) => {
+                    let piece = Piece::new(self.inner.inode, *handle);
+                    client.inner.data.read(piece, only.offset, only.length as u32, &context.limit).await
+                }
+                None => Ok(Bytes::from(vec![0; only.length as usize])),
+            };
+        }
+        let mut whole = BytesMut::zeroed(length as usize);
+        let mut reads = JoinSet::new();
+        for span in pieces {
+            let Some(handle) = view.chunks.get(&span.index).copied() else { continue };
+            let piece = Piece::new(self.inner.inode, handle);
+            reads.spawn(read_piece(client.clone(), piece, span, context.clone()));
+        }
+        while let Some(done) = reads.join_next().await {
+            let (span, bytes) = done.map_err(|_| ClientError::Closed)??;
+            let start = span.at as usize;
+            whole[start..start + bytes.len()].copy_from_slice(&bytes);
+        }
+        Ok(whole.freeze())
+    }
+}
+
+async fn read_piece(
+    client: Client,
+    piece: Piece,
+    span: Span,
+    context: CallContext,
+) -> Result<(Span, Bytes), DataFailure> {
+    let bytes = client.inner.data.read(piece, span.offset, span.length as u32, &context.limit).await?;
+    Ok((span, bytes))
+}
+
+/// The next data or hole.
+impl OpenFile {
+    /// lseek(2) with SEEK_DATA, or SEEK_HOLE when `hole`: the offset, or `None` where that gives ENXIO.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub async fn seek(&self, context: &CallContext, offset: u64, hole: bool) -> Result<Option<u64>, ClientError> {
+        self.check()?;
+        let mut redo = Redo::new();
+        loop {
+            match self.seek_once(context, offset, hole).await {
+                Ok(found) => return Ok(found),
+                Err(DataFailure::Gone) => self.forget_view(),
+                Err(DataFailure::NoSpace) => return Err(ClientError::malformed("no space for a seek")),
+                Err(DataFailure::Client(error)) => return Err(error),
+            }
+            redo.pause("seek", &context.limit).await?;
+        }
+    }
+
+    async fn seek_once(&self, context: &CallContext, offset: u64, hole: bool) -> Result<Option<u64>, DataFailure> {
+        let chunk_size = self.client().inner.chunk_size;
+        let mut at = offset;
+        loop {
+            let first = u32::try_from(at / chunk_size).unwrap_or(u32::MAX);
+            let last = first.saturating_add(MAX_COUNT / 2);
+            let view = self.view(context, first, last).await?;
+            let size = view.attributes.size;
+            if offset >= size {
+                return Ok(None);
+            }
+            let until = (u64::from(last) + 1).saturating_mul(chunk_size).min(size);
+            match self.seek_in(context, self.inner.inode, &view, (at, until), hole).await? {
+                Some(found) => return Ok(Some(found)),
+                None if until >= size => return Ok(hole.then_some(size)),
+                None => at = until,
+            }
+        }
+    }
+
+    async fn seek_in(
+        &self,
+        context: &CallContext,
+        inode: InodeId,
+        view: &View,
+        (from, until): (u64, u64),
+        hole: bool,
+    ) -> Result<Option<u64>, DataFailure> {
+        let chunk_size = self.client().inner.chunk_size;
+        for span in spans(from, until.saturating_sub(from), chunk_size) {
+            let base = u64::from(span.index) * chunk_size;
+            let found = match view.chunks.get(&span.index) {
+                Some(handle) => {
+                    let piece = Piece::new(inode, *handle);
+                    self.client().inner.data.seek(piece, span.offset, hole, &context.limit).await?
+                }
+                None if hole => span.offset,
+                None => continue,
+            };
+            if found < span.offset + span.length {
+                return Ok(Some(base + found.max(span.offset)));
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,136 @@
+//! Zeroing and reserving ranges: fallocate(2).
+
+use super::split::{Span, spans};
+use super::view::MAX_COUNT;
+use super::write::{Attempt, Commit};
+use super::{OpenFile, Redo};
+use crate::data::{DataFailure, Piece};
+use crate::error::ClientError;
+use crate::limit::CallContext;
+use bytes::Bytes;
+use gfs_core::ids::{ChunkHandle, Epoch};
+use gfs_core::meta::request::Attributes;
+use gfs_proto::v1::{self, data_request::Op};
+
+impl OpenFile {
+    /// Zeroes a range. The file grows to its end unless `keep_size`. Serves FALLOC_FL_ZERO_RANGE and FALLOC_FL_PUNCH_HOLE.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub async fn zero_range(
+        &self,
+        context: &CallContext,
+        offset: u64,
+        length: u64,
+        keep_size: bool,
+    ) -> Result<(), ClientError> {
+        self.check_writable()?;
+        self.end_of(offset, length)?;
+        let mut done = 0;
+        let step = self.client().inner.chunk_size.saturating_mul(u64::from(MAX_COUNT) / 2);
+        while done < length {
+            let part = step.min(length - done);
+            self.zero_part(context, offset + done, part, keep_size).await?;
+            done += part;
+        }
+        Ok(())
+    }
+
+    async fn zero_part(
+        &self,
+        context: &CallContext,
+        offset: u64,
+        length: u64,
+        keep_size: bool,
+    ) -> Result<(), ClientError> {
+        let mut redo = Redo::new();
+        loop {
+            match self.zero_once(context, offset, length, keep_size).await? {
+                Attempt::Done(()) => return Ok(()),
+                Attempt::Full => return Err(ClientError::NoSpace),
+                Attempt::Stale => self.forget_view(),
+            }
+            redo.pause("zero", &context.limit).await?;
+        }
+    }
+
+    async fn zero_once(
+        &self,
+        context: &CallContext,
+        offset: u64,
+        length: u64,
+        keep_size: bool,
+    ) -> Result<Attempt<()>, ClientError> {
+        let chunk_size = self.client().inner.chunk_size;
+        let parts: Vec<Span> = spans(offset, length, chunk_size).collect();
+        let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(Attempt::Done(())) };
+        let view = self.view(context, first.index, last.index).await?;
+        let end = offset + length;
+        let mut used: Vec<(u32, ChunkHandle)> = Vec::new();
+        let mut moved = false;
+        for part in &parts {
+            let Some(handle) = view.chunks.get(&part.index).copied() else { continue };
+            match self.zero_in(context, (handle, view.epochs.get(&handle).copied()), *part).await {
+                Ok(changed) => moved |= changed,
+                Err(failure) => return self.failed(failure, &[]),
+            }
+            used.push((part.index, handle));
+        }
+        let grows = !keep_size && end > view.attributes.size;
+        if grows || moved {
+            let commit = Commit { attach: &[], used, min_size: grows.then_some(end), clear_suid: false };
+            return self.commit(context, commit).await;
+        }
+        self.soft_times(context, false).await?;
+        Ok(Attempt::Done(()))
+    }
+
+    async fn zero_in(
+        &self,
+        context: &CallContext,
+        (handle, epoch): (ChunkHandle, Option<Epoch>),
+        part: Span,
+    ) -> Result<bool, DataFailure> {
+        let client = self.client();
+        let operation = client.inner.session.data_operation();
+        let op = Op::Zero(v1::Zero { offset: part.offset, length: part.length, truncate: false });
+        let piece = Piece { inode: self.inner.inode, handle, epoch };
+        let result = client.inner.data.change(piece, op, Bytes::new(), Some(&operation), &context.limit).await;
+        self.note_dirty(std::iter::once(handle));
+        result.map(|changed| changed.moved)
+    }
+
+    /// fallocate(2) with mode 0 (or FALLOC_FL_KEEP_SIZE): makes sure that the cluster has room now, and grows the file to the range's end
+    /// unless `keep_size`. Space is not set aside: a later write may still find the cluster full.
+    ///
+    /// # Errors
+    /// `NoSpace`; as `write`.
+    pub async fn allocate(
+        &self,
+        context: &CallContext,
+        offset: u64,
+        length: u64,
+        keep_size: bool,
+    ) -> Result<(), ClientError> {
+        self.check_writable()?;
+        let end = self.end_of(offset, length)?;
+        let attributes = self.attributes(context).await?;
+        let more = end.saturating_sub(offset.max(held(&attributes)));
+        if more > 0 && self.client().statfs(context).await?.free < more {
+            return Err(ClientError::NoSpace);
+        }
+        if keep_size || end <= attributes.size {
+            return Ok(());
+        }
+        let commit = Commit { attach: &[], used: Vec::new(), min_size: Some(end), clear_suid: false };
+        match self.commit(context, commit).await? {
+            Attempt::Done(()) => Ok(()),
+            Attempt::Stale | Attempt::Full => Err(ClientError::Refused(gfs_core::meta::request::Refusal::Stale)),
+        }
+    }
+}
+
+/// Up to where a file that has no holes has its bytes.
+fn held(attributes: &Attributes) -> u64 {
+    if attributes.allocated >= attributes.size { attributes.size } else { 0 }
+}

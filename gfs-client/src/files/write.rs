@@ -1,0 +1,331 @@
+//! Writing in place, into new chunks, and past the end.
+//!
+//! Data first, then one `CommitWrite` that attaches new chunks and moves the size, so that no reader sees a size without its bytes. What the
+//! master calls stale was based on an old layout and is done again.
+
+use super::split::{Span, index_of, spans};
+use super::view::{MAX_COUNT, View};
+use super::{FileState, Filling, OpenFile, Redo};
+use crate::client::Client;
+use crate::data::{Changed, DataFailure, Piece};
+use crate::error::ClientError;
+use crate::limit::CallContext;
+use crate::session::Call;
+use bytes::Bytes;
+use gfs_core::ids::{ChunkHandle, InodeId};
+use gfs_core::meta::request::Refusal;
+use gfs_net::crc32c;
+use gfs_proto::v1::{self, data_request::Op, request::Kind, server_message::Body as Said};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::task::JoinSet;
+
+/// Most bytes that are written as one; a longer write is several, one after the other.
+const MAX_WRITE: u64 = 64 << 20;
+/// Other chunks that are tried for new data when servers are full.
+const OTHER_CHUNKS: u32 = 3;
+
+/// What an attempt came to.
+pub(super) enum Attempt<T> {
+    Done(T),
+    /// The layout has changed: again, on a fresh view.
+    Stale,
+    /// A server of a new chunk is full: again, with another chunk.
+    Full,
+}
+
+/// A reserved chunk in use by one write; others of the same client may fill it at the same time.
+pub(super) struct Fresh {
+    state: Arc<super::Handle>,
+    pub(super) index: u32,
+    pub(super) handle: ChunkHandle,
+}
+
+impl Fresh {
+    /// It cannot become the file's: the next write takes another.
+    pub(super) fn spoil(&self) {
+        let mut filling = self.file().filling.lock();
+        if filling.get(&self.index).is_some_and(|filling| filling.handle == self.handle) {
+            filling.remove(&self.index);
+        }
+    }
+
+    /// A reserved chunk that no other write shares, to be attached as it is.
+    pub(super) async fn alone(
+        file: &OpenFile,
+        context: &CallContext,
+        index: u32,
+        goal: u8,
+    ) -> Result<Self, ClientError> {
+        let handle = file.client().inner.reserve.take(goal, &context.limit).await?;
+        Ok(Self { state: file.inner.clone(), index, handle })
+    }
+
+    fn file(&self) -> &FileState {
+        &self.state.state
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        let mut filling = self.file().filling.lock();
+        let Some(shared) = filling.get_mut(&self.index).filter(|shared| shared.handle == self.handle) else { return };
+        shared.users -= 1;
+        if shared.users == 0 {
+            filling.remove(&self.index);
+        }
+    }
+}
+
+impl OpenFile {
+    /// Writes all of `data` at `offset`. `clear_suid`: clear set-id bits, as for a caller without privilege. When this returns, every
+    /// reader that starts later sees the bytes; `sync` makes them safe against a loss of power.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Refused(TooLarge)`, `Io`, `TimedOut`: a part may have been written then. `SessionLost` once after locks were lost.
+    pub async fn write(
+        &self,
+        context: &CallContext,
+        offset: u64,
+        data: Bytes,
+        clear_suid: bool,
+    ) -> Result<(), ClientError> {
+        self.check_writable()?;
+        self.end_of(offset, data.len() as u64)?;
+        let chunk_size = self.client().inner.chunk_size;
+        let most = MAX_WRITE.min(chunk_size.saturating_mul(u64::from(MAX_COUNT) / 2));
+        let (mut data, mut offset) = (data, offset);
+        while !data.is_empty() {
+            let part = data.split_to(data.len().min(most as usize));
+            let length = part.len() as u64;
+            self.write_part(context, offset, part, clear_suid).await?;
+            offset += length;
+        }
+        Ok(())
+    }
+
+    async fn write_part(
+        &self,
+        context: &CallContext,
+        offset: u64,
+        data: Bytes,
+        clear_suid: bool,
+    ) -> Result<(), ClientError> {
+        let _budget = self.client().budget(data.len() as u64, &context.limit).await?;
+        let (mut redo, mut full) = (Redo::new(), 0);
+        loop {
+            match self.write_once(context, offset, &data, clear_suid).await? {
+                Attempt::Done(()) => return Ok(()),
+                Attempt::Stale => self.forget_view(),
+                Attempt::Full if full < OTHER_CHUNKS => full += 1,
+                Attempt::Full => return Err(ClientError::NoSpace),
+            }
+            redo.pause("write", &context.limit).await?;
+        }
+    }
+
+    async fn write_once(
+        &self,
+        context: &CallContext,
+        offset: u64,
+        data: &Bytes,
+        clear_suid: bool,
+    ) -> Result<Attempt<()>, ClientError> {
+        let chunk_size = self.client().inner.chunk_size;
+        let length = data.len() as u64;
+        let end = offset + length;
+        let view = self.view(context, index_of(offset, chunk_size), index_of(end - 1, chunk_size)).await?;
+        let clear_suid = clear_suid && has_privilege(&view);
+        let parts: Vec<Span> = spans(offset, length, chunk_size).collect();
+        let mut fresh = Vec::new();
+        for part in parts.iter().filter(|part| !view.chunks.contains_key(&part.index)) {
+            fresh.push(self.fresh_chunk(context, part.index, view.attributes.replicas).await?);
+        }
+        let extends = end > view.attributes.size;
+        let in_place = !extends && fresh.is_empty();
+        let written = self.write_spans(context, &parts, &view, &fresh, data);
+        let (written, told) = if in_place && !self.client().inner.options.pages_are_cached {
+            let (written, told) = tokio::join!(written, self.soft_times(context, clear_suid));
+            (written, Some(told))
+        } else {
+            (written.await, None)
+        };
+        let moved = match written {
+            Ok(moved) => moved,
+            Err(failure) => return self.failed(failure, &fresh),
+        };
+        if in_place && !moved {
+            match told {
+                Some(told) => told?,
+                None => self.soft_times(context, clear_suid).await?,
+            }
+            return Ok(Attempt::Done(()));
+        }
+        let used = parts.iter().filter_map(|part| view.chunks.get(&part.index).map(|handle| (part.index, *handle)));
+        let commit =
+            Commit { attach: &fresh, used: used.collect(), min_size: (extends || moved).then_some(end), clear_suid };
+        self.commit(context, commit).await
+    }
+
+    /// What a failure of data means for the whole write.
+    pub(super) fn failed<T>(&self, failure: DataFailure, fresh: &[Fresh]) -> Result<Attempt<T>, ClientError> {
+        fresh.iter().for_each(Fresh::spoil);
+        match failure {
+            DataFailure::Gone => Ok(Attempt::Stale),
+            DataFailure::NoSpace if fresh.is_empty() => Err(ClientError::NoSpace),
+            DataFailure::NoSpace => Ok(Attempt::Full),
+            DataFailure::Client(error) => Err(error),
+        }
+    }
+
+    /// A reserved chunk for a place where there is none: the one that other writes of this client are filling just now, or a new one.
+    pub(super) async fn fresh_chunk(&self, context: &CallContext, index: u32, goal: u8) -> Result<Fresh, ClientError> {
+        let state = self.state();
+        let inner = &self.client().inner;
+        let _turn = context.limit.run("allocate", state.reserving.lock()).await?;
+        let session = inner.session.id();
+        let shared = state.filling.lock().get_mut(&index).filter(|filling| filling.session == session).map(|filling| {
+            filling.users += 1;
+            filling.handle
+        });
+        let handle = match shared {
+            Some(handle) => handle,
+            None => {
+                let handle = inner.reserve.take(goal, &context.limit).await?;
+                state.filling.lock().insert(index, Filling { handle, session, users: 1 });
+                handle
+            }
+        };
+        Ok(Fresh { state: self.inner.clone(), index, handle })
+    }
+
+    /// Writes each span to its chunk; all at the same time. Answers whether any chunk's configuration changed under way.
+    pub(super) async fn write_spans(
+        &self,
+        context: &CallContext,
+        parts: &[Span],
+        view: &View,
+        fresh: &[Fresh],
+        data: &Bytes,
+    ) -> Result<bool, DataFailure> {
+        let targets: BTreeMap<u32, ChunkHandle> = view
+            .chunks
+            .iter()
+            .map(|(index, handle)| (*index, *handle))
+            .chain(fresh.iter().map(|f| (f.index, f.handle)))
+            .collect();
+        let mut todo = Vec::new();
+        for span in parts.iter().flat_map(|part| part.pieces()) {
+            let handle = *targets.get(&span.index).ok_or(DataFailure::Gone)?;
+            let piece = Piece { inode: self.inner.inode, handle, epoch: view.epochs.get(&handle).copied() };
+            todo.push((piece, span.offset, data.slice(span.at as usize..(span.at + span.length) as usize)));
+        }
+        let result = run_pieces(self.client(), context, &todo).await;
+        // Also after an error: some may have been written.
+        self.note_dirty(todo.iter().map(|(piece, ..)| piece.handle));
+        result
+    }
+
+    /// Remembers what a sync has to reach. After the answer: a sync that ran meanwhile has not reached it.
+    pub(super) fn note_dirty(&self, handles: impl Iterator<Item = ChunkHandle>) {
+        let files = &self.client().inner.files;
+        let added = {
+            let mut dirty = self.state().dirty.lock();
+            handles.filter(|handle| dirty.chunks.insert(*handle)).count()
+        };
+        if added > 0 {
+            files.dirty.fetch_add(added, Ordering::AcqRel);
+        }
+        // Chunks of a closed file are found by its entry in the table, which must be there again.
+        if self.inner.closed.load(Ordering::Acquire) {
+            files.files.lock().entry(self.inner.inode).or_insert_with(|| self.inner.state.clone());
+        }
+        self.client().flush_some();
+    }
+
+    /// Tells the master of new times of a write that changed nothing else.
+    pub(super) async fn soft_times(&self, context: &CallContext, clear_suid: bool) -> Result<(), ClientError> {
+        self.state().dirty.lock().times = true;
+        let inode = self.inner.inode;
+        let call = Call::SoftTimes(v1::SoftTimes { inode: inode.0, clear_suid });
+        let (said, _) = self.client().inner.session.call("write", call, &context.limit).await?;
+        let Said::Reply(reply) = said else { return Err(ClientError::malformed("answer to times")) };
+        self.client().inner.grants.mark_commit(inode);
+        crate::client::refused(reply.refusal)
+    }
+}
+
+/// Whether a file may have anything that a write by an unprivileged user takes away: set-id bits, or file capabilities.
+pub(super) fn has_privilege(view: &View) -> bool {
+    view.attributes.mode & 0o6000 != 0 || view.attributes.has_xattrs
+}
+
+/// One `CommitWrite`.
+pub(super) struct Commit<'a> {
+    pub(super) attach: &'a [Fresh],
+    pub(super) used: Vec<(u32, ChunkHandle)>,
+    pub(super) min_size: Option<u64>,
+    pub(super) clear_suid: bool,
+}
+
+impl OpenFile {
+    /// Makes finished writes part of the file.
+    pub(super) async fn commit(&self, context: &CallContext, commit: Commit<'_>) -> Result<Attempt<()>, ClientError> {
+        let inode: InodeId = self.inner.inode;
+        let indexed = |(index, handle): &(u32, ChunkHandle)| v1::IndexedChunk { index: *index, handle: handle.0 };
+        let attached: Vec<(u32, ChunkHandle)> = commit.attach.iter().map(|fresh| (fresh.index, fresh.handle)).collect();
+        let wire = v1::CommitWrite {
+            inode: inode.0,
+            attach: attached.iter().map(indexed).collect(),
+            used: commit.used.iter().map(indexed).collect(),
+            min_size: commit.min_size,
+            clear_suid: commit.clear_suid,
+        };
+        let request = v1::Request { kind: Some(Kind::CommitWrite(wire)) };
+        match self.client().mutate_wire("write", context, request).await {
+            Ok((reply, grant_ms, stamp)) => {
+                self.client().note_commit(inode, reply.attributes, stamp, grant_ms, &attached);
+                Ok(Attempt::Done(()))
+            }
+            Err(ClientError::Refused(Refusal::Stale)) => {
+                commit.attach.iter().for_each(Fresh::spoil);
+                Ok(Attempt::Stale)
+            }
+            Err(error) => {
+                // It may have taken effect all the same.
+                commit.attach.iter().for_each(Fresh::spoil);
+                self.client().inner.grants.mark_commit(inode);
+                self.forget_view();
+                Err(error)
+            }
+        }
+    }
+}
+
+type Todo = (Piece, u64, Bytes);
+
+async fn run_pieces(client: &Client, context: &CallContext, todo: &[Todo]) -> Result<bool, DataFailure> {
+    if let [only] = todo {
+        return write_piece(client.clone(), context.clone(), only.clone()).await.map(|changed| changed.moved);
+    }
+    let mut writes = JoinSet::new();
+    for one in todo {
+        writes.spawn(write_piece(client.clone(), context.clone(), one.clone()));
+    }
+    let mut moved = false;
+    while let Some(done) = writes.join_next().await {
+        moved |= done.map_err(|_| ClientError::Closed)??.moved;
+    }
+    Ok(moved)
+}
+
+async fn write_piece(
+    client: Client,
+    context: CallContext,
+    (piece, offset, data): Todo,
+) -> Result<Changed, DataFailure> {
+    let operation = client.inner.session.data_operation();
+    let op = Op::Write(v1::Write { offset, crc: crc32c(&data) });
+    client.inner.data.change(piece, op, data, Some(&operation), &context.limit).await
+}

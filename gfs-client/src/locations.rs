@@ -1,0 +1,395 @@
+//! Where things are, as far as this client knows: servers' addresses, chunks' configurations, files' layouts under a live grant.
+//!
+//! This room remembers and forgets, with bounds. A wrong address or configuration does no harm (the other side refuses it); a layout or a
+//! size may be used only while the master's grant on the inode lives.
+
+use crate::grants::{Against, Grants, Stamp};
+use gfs_core::ids::{ChunkHandle, InodeId, ServerId};
+use gfs_core::meta::request::{Attributes, ChunkLocation, Configuration, ServerAddress};
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::net::ToSocketAddrs;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const MAX_FILES: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
+const MAX_CHUNKS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
+/// Windows of one file that are remembered.
+const MAX_WINDOWS: usize = 64;
+/// Chunk indices of one layout question; a window starts at a multiple.
+pub(crate) const WINDOW: u32 = 128;
+/// How long a server that did not answer is asked last.
+const SUSPICION: Duration = Duration::from_secs(1);
+
+/// A chunk server as a peer.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) server: ServerId,
+    pub(crate) address: Arc<str>,
+    /// On this machine.
+    pub(crate) near: bool,
+    /// It failed a moment ago.
+    pub(crate) suspect: bool,
+}
+
+struct Known {
+    address: Arc<str>,
+    near: bool,
+    suspect_until: Option<Instant>,
+}
+
+/// Addresses of chunk servers and configurations of chunks.
+pub(crate) struct Locations {
+    servers: Mutex<HashMap<ServerId, Known>>,
+    chunks: Mutex<LruCache<ChunkHandle, Configuration>>,
+}
+
+impl Locations {
+    pub(crate) fn new() -> Self {
+        Self { servers: Mutex::default(), chunks: Mutex::new(LruCache::new(MAX_CHUNKS)) }
+    }
+
+    /// Takes addresses. There are at most 65535 servers, so this is bounded.
+    pub(crate) fn learn_servers(&self, servers: Vec<ServerAddress>) {
+        let mut known = self.servers.lock();
+        for ServerAddress { server, address } in servers {
+            if known.get(&server).is_none_or(|known| known.address != address) {
+                known.insert(server, Known { near: is_near(&address), address, suspect_until: None });
+            }
+        }
+    }
+
+    /// Takes a configuration, unless a newer one is known. Returns whether it is news.
+    pub(crate) fn learn(&self, handle: ChunkHandle, configuration: Configuration) -> bool {
+        let mut chunks = self.chunks.lock();
+        let newer = chunks.get(&handle).is_none_or(|known| known.epoch < configuration.epoch);
+        if newer {
+            chunks.put(handle, configuration);
+        }
+        newer
+    }
+
+    pub(crate) fn configuration(&self, handle: ChunkHandle) -> Option<Configuration> {
+        self.chunks.lock().get(&handle).cloned()
+    }
+
+    pub(crate) fn forget(&self, handle: ChunkHandle) {
+        self.chunks.lock().pop(&handle);
+    }
+
+    pub(crate) fn peer(&self, server: ServerId) -> Option<Peer> {
+        let servers = self.servers.lock();
+        let known = servers.get(&server)?;
+        let suspect = known.suspect_until.is_some_and(|until| until > Instant::now());
+        Some(Peer { server, address: known.address.clone(), near: known.near, suspect })
+    }
+
+    /// A server did not answer: it is asked last for a while.
+    pub(crate) fn suspect(&self, server: ServerId) {
+        if let Some(known) = self.servers.lock().get_mut(&server) {
+            known.suspect_until = Some(Instant::now() + SUSPICION);
+        }
+    }
+
+    pub(crate) fn trust(&self, server: ServerId) {
+        if let Some(known) = self.servers.lock().get_mut(&server) {
+            known.suspect_until = None;
+        }
+    }
+
+    /// Members in the order in which to ask them: who failed lately last, who is near first if not all are, else taking turns.
+    pub(crate) fn order(&self, configuration: &Configuration, turn: u64) -> Vec<Peer> {
+        let mut peers: Vec<Peer> = configuration.members.iter().filter_map(|server| self.peer(*server)).collect();
+        if !peers.is_empty() {
+            let shift = (turn % peers.len() as u64) as usize;
+            peers.rotate_left(shift);
+        }
+        peers.sort_by_key(|peer| (peer.suspect, !peer.near));
+        peers
+    }
+}
+
+/// Whether an address is one of this machine's: only those can be bound.
+fn is_near(address: &str) -> bool {
+    let host_is_ip = address
+        .rsplit_once(':')
+        .is_some_and(|(host, _)| host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok());
+    // A name would have to be looked up, which can block.
+    if !host_is_ip {
+        return address.starts_with("localhost:");
+    }
+    let Ok(mut found) = address.to_socket_addrs() else { return false };
+    found
+        .next()
+        .is_some_and(|address| address.ip().is_loopback() || std::net::UdpSocket::bind((address.ip(), 0)).is_ok())
+}
+
+/// What is known of a file's chunks in one window: those attached.
+pub(crate) type Window = BTreeMap<u32, ChunkHandle>;
+
+struct CachedFile {
+    attributes: Attributes,
+    expires: Instant,
+    windows: BTreeMap<u32, Window>,
+}
+
+/// Attributes and layouts of files under a live grant.
+pub(crate) struct FileCache {
+    files: Mutex<LruCache<InodeId, CachedFile>>,
+}
+
+/// An answer of the master about one file.
+pub(crate) struct Fresh<'a> {
+    pub(crate) attributes: &'a Attributes,
+    pub(crate) stamp: Stamp,
+    pub(crate) grant_ms: u32,
+}
+
+impl Fresh<'_> {
+    fn expires(&self) -> Instant {
+        self.stamp.sent + Duration::from_millis(self.grant_ms.into())
+    }
+
+    fn usable(&self, grants: &Grants, against: Against) -> bool {
+        self.grant_ms > 0
+            && !grants.marked(self.attributes.inode, self.stamp, against)
+            && self.expires() > Instant::now()
+    }
+}
+
+impl FileCache {
+    pub(crate) fn new() -> Self {
+        Self { files: Mutex::new(LruCache::new(MAX_FILES)) }
+    }
+
+    /// Takes an answer to a question, with the windows that it told of.
+    pub(crate) fn insert(&self, grants: &Grants, fresh: &Fresh<'_>, windows: Vec<(u32, Window)>) {
+        let mut files = self.files.lock();
+        if !fresh.usable(grants, Against::All) {
+            return;
+        }
+        let inode = fresh.attributes.inode;
+        match files.get_mut(&inode).filter(|file| file.expires > Instant::now()) {
+            Some(file) => {
+                file.attributes = newer(&file.attributes, fresh.attributes).clone();
+                file.expires = file.expires.max(fresh.expires());
+                file.windows.extend(windows);
+                while file.windows.len() > MAX_WINDOWS {
+                    file.windows.pop_first();
+                }
+            }
+            None => {
+                let file = CachedFile {
+                    attributes: fresh.attributes.clone(),
+                    expires: fresh.expires(),
+                    windows: windows.into_iter().collect(),
+                };
+                files.put(inode, file);
+            }
+        }
+    }
+
+    /// Takes what this session's own write made of a file: chunks attached, size moved. Without a grant, what was known is stale.
+    pub(crate) fn committed(&self, grants: &Grants, fresh: &Fresh<'_>, attached: &[(u32, ChunkHandle)]) {
+        let inode = fresh.attributes.inode;
+        let mut files = self.files.lock();
+        grants.mark_commit(inode);
+        if !fresh.usable(grants, Against::AllButCommits) {
+            files.pop(&inode);
+            return;
+        }
+        match files.get_mut(&inode).filter(|file| file.expires > Instant::now()) {
+            Some(file) => {
+                file.attributes = newer(&file.attributes, fresh.attributes).clone();
+                file.expires = file.expires.max(fresh.expires());
+                for (index, handle) in attached {
+                    if let Some(window) = file.windows.get_mut(&(index - index % WINDOW)) {
+                        window.insert(*index, *handle);
+                    }
+                }
+            }
+            None => {
+                let file = CachedFile {
+                    attributes: fresh.attributes.clone(),
+                    expires: fresh.expires(),
+                    windows: BTreeMap::new(),
+                };
+                files.put(inode, file);
+            }
+        }
+    }
+
+    /// Attributes and the asked chunks, when all of it is known under a live grant.
+    pub(crate) fn get(&self, inode: InodeId, first: u32, last: u32) -> Option<(Attributes, Window)> {
+        let mut files = self.files.lock();
+        let file = files.get(&inode).filter(|file| file.expires > Instant::now())?;
+        let mut found = Window::new();
+        let mut start = first - first % WINDOW;
+        while start <= last {
+            let window = file.windows.get(&start)?;
+            found.extend(window.range(first.max(start)..=last).map(|(index, handle)| (*index, *handle)));
+            let Some(next) = start.checked_add(WINDOW) else { break };
+            start = next;
+        }
+        Some((file.attributes.clone(), found))
+    }
+
+    /// Attributes alone, under a live grant.
+    pub(crate) fn attributes(&self, inode: InodeId) -> Option<Attributes> {
+        let mut files = self.files.lock();
+        files.get(&inode).filter(|file| file.expires > Instant::now()).map(|file| file.attributes.clone())
+    }
+
+    pub(crate) fn drop_inodes(&self, inodes: &[InodeId]) {
+        let mut files = self.files.lock();
+        for inode in inodes {
+            files.pop(inode);
+        }
+    }
+
+    pub(crate) fn clear(&self) {
+        self.files.lock().clear();
+    }
+}
+
+/// The later of two answers of one master: its clock never goes back, and of two in one batch the longer file is the later one, since
+/// what shortens a file drops what was known.
+fn newer<'a>(known: &'a Attributes, fresh: &'a Attributes) -> &'a Attributes {
+    if (fresh.ctime, fresh.size) >= (known.ctime, known.size) { fresh } else { known }
+}
+
+/// Cuts chunks of an answer into whole windows; `first` is a multiple of the window's length.
+pub(crate) fn windows_of(first: u32, count: u32, chunks: &[ChunkLocation]) -> Vec<(u32, Window)> {
+    let starts = (first..first.saturating_add(count)).step_by(WINDOW as usize);
+    let within = |start: u32| chunks.iter().filter(move |chunk| chunk.index - chunk.index % WINDOW == start);
+    starts.map(|start| (start, within(start).map(|chunk| (chunk.index, chunk.handle)).collect())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gfs_core::ids::Epoch;
+    use gfs_core::meta::request::{FileType, Timestamp};
+
+    const FILE: InodeId = InodeId(9);
+
+    pub(crate) fn attributes(size: u64, ctime: i64) -> Attributes {
+        let time = Timestamp(ctime);
+        Attributes {
+            inode: FILE,
+            file_type: FileType::File,
+            mode: 0o644,
+            links: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size,
+            allocated: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+            replicas: 3,
+            has_acl: false,
+            has_xattrs: false,
+        }
+    }
+
+    fn fresh(attributes: &Attributes, stamp: Stamp) -> Fresh<'_> {
+        Fresh { attributes, stamp, grant_ms: 60_000 }
+    }
+
+    fn size(cache: &FileCache) -> Option<u64> {
+        cache.attributes(FILE).map(|attributes| attributes.size)
+    }
+
+    #[test]
+    fn an_answer_that_an_invalidation_overtook_is_not_kept() {
+        let (grants, cache) = (Grants::default(), FileCache::new());
+        let stamp = grants.stamp();
+        grants.mark(&[FILE], &[]);
+        cache.drop_inodes(&[FILE]);
+        cache.insert(&grants, &fresh(&attributes(1, 1), stamp), Vec::new());
+        assert_eq!(size(&cache), None);
+        cache.insert(&grants, &fresh(&attributes(1, 1), grants.stamp()), Vec::new());
+        assert_eq!(size(&cache), Some(1));
+    }
+
+    #[test]
+    fn a_question_from_before_an_own_commit_never_hides_it() {
+        let (grants, cache) = (Grants::default(), FileCache::new());
+        let question = grants.stamp();
+        let commit = grants.stamp();
+        cache.committed(&grants, &fresh(&attributes(10, 2), commit), &[]);
+        cache.insert(&grants, &fresh(&attributes(5, 1), question), Vec::new());
+        assert_eq!(size(&cache), Some(10));
+    }
+
+    #[test]
+    fn commits_that_are_answered_out_of_order_leave_the_later_state() {
+        let (grants, cache) = (Grants::default(), FileCache::new());
+        let (first, second) = (grants.stamp(), grants.stamp());
+        cache.committed(&grants, &fresh(&attributes(20, 3), second), &[]);
+        cache.committed(&grants, &fresh(&attributes(10, 2), first), &[]);
+        assert_eq!(size(&cache), Some(20));
+        cache.committed(&grants, &Fresh { attributes: &attributes(30, 4), stamp: grants.stamp(), grant_ms: 0 }, &[]);
+        assert_eq!(size(&cache), None);
+    }
+
+    #[test]
+    fn a_layout_is_known_window_by_window_and_grows_with_commits() {
+        let (grants, cache) = (Grants::default(), FileCache::new());
+        let location = |index| ChunkLocation {
+            index,
+            handle: ChunkHandle(100 + u64::from(index)),
+            configuration: Configuration::default(),
+        };
+        let windows = windows_of(0, WINDOW, &[location(0), location(2)]);
+        cache.insert(&grants, &fresh(&attributes(1, 1), grants.stamp()), windows);
+        assert!(cache.get(FILE, 0, WINDOW).is_none());
+        let (_, chunks) = cache.get(FILE, 1, 5).unwrap();
+        assert_eq!(chunks, BTreeMap::from([(2, ChunkHandle(102))]));
+        cache.committed(&grants, &fresh(&attributes(9, 2), grants.stamp()), &[(1, ChunkHandle(7))]);
+        let (_, chunks) = cache.get(FILE, 1, 5).unwrap();
+        assert_eq!(chunks, BTreeMap::from([(1, ChunkHandle(7)), (2, ChunkHandle(102))]));
+    }
+
+    #[test]
+    fn two_windows_of_one_answer_are_cut_apart() {
+        let location =
+            |index| ChunkLocation { index, handle: ChunkHandle(index.into()), configuration: Configuration::default() };
+        let windows = windows_of(WINDOW, 2 * WINDOW, &[location(WINDOW + 1), location(2 * WINDOW)]);
+        let expected = vec![
+            (WINDOW, BTreeMap::from([(WINDOW + 1, ChunkHandle(u64::from(WINDOW) + 1))])),
+            (2 * WINDOW, BTreeMap::from([(2 * WINDOW, ChunkHandle(2 * u64::from(WINDOW)))])),
+        ];
+        assert_eq!(windows, expected);
+    }
+
+    #[test]
+    fn only_a_newer_configuration_replaces_a_known_one() {
+        let locations = Locations::new();
+        let at = |epoch| Configuration { epoch: Epoch(epoch), ..Configuration::default() };
+        assert!(locations.learn(ChunkHandle(1), at(3)));
+        assert!(!locations.learn(ChunkHandle(1), at(2)));
+        assert_eq!(locations.configuration(ChunkHandle(1)), Some(at(3)));
+    }
+
+    #[tokio::test]
+    async fn suspects_come_last_and_turns_rotate() {
+        let locations = Locations::new();
+        let server = |id: u16| ServerAddress { server: ServerId(id), address: format!("host-{id}:1").into() };
+        locations.learn_servers(vec![server(1), server(2), server(3)]);
+        let configuration =
+            Configuration { members: vec![ServerId(1), ServerId(2), ServerId(3)], ..Configuration::default() };
+        let order = |turn| locations.order(&configuration, turn).iter().map(|peer| peer.server.0).collect::<Vec<_>>();
+        assert_eq!((order(0), order(1)), (vec![1, 2, 3], vec![2, 3, 1]));
+        locations.suspect(ServerId(2));
+        assert_eq!(order(1), [3, 1, 2]);
+        locations.trust(ServerId(2));
+        assert_eq!(order(1), [2, 3, 1]);
+    }
+}

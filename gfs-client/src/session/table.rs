@@ -1,0 +1,466 @@
+//! The calls of a session that wait for an answer: which to send, which to send again, which to fail.
+//!
+//! This room decides, under one lock and without waiting; `driver` carries messages. A mutation keeps its operation number over every
+//! connection, so that a repeat is answered and not applied again.
+
+use super::window::ConfirmWindow;
+use crate::error::ClientError;
+use crate::grants::{Grants, Stamp};
+use gfs_core::meta::request::Refusal;
+use gfs_proto::convert::refusal_code;
+use gfs_proto::v1::{self, client_message::Body as Ask, request::Kind, server_message::Body as Said};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
+
+/// What can be asked of the master within a session.
+#[derive(Clone, Debug)]
+pub(crate) enum Call {
+    /// A mutation.
+    Mutate { credentials: v1::Credentials, request: v1::Request },
+    /// A `SetLock` that may wait.
+    WaitLock { credentials: v1::Credentials, request: v1::Request },
+    /// A query.
+    Query(v1::QueryRequest),
+    /// Holds a file open.
+    Open(v1::OpenFile),
+    /// Times of a write that changed nothing else.
+    SoftTimes(v1::SoftTimes),
+    /// Space.
+    StatFs,
+    /// Where a chunk is.
+    Locate(v1::LocateRequest),
+}
+
+impl Call {
+    fn request(&self) -> Option<&v1::Request> {
+        match self {
+            Self::Mutate { request, .. } | Self::WaitLock { request, .. } => Some(request),
+            _ => None,
+        }
+    }
+
+    fn request_mut(&mut self) -> Option<&mut v1::Request> {
+        match self {
+            Self::Mutate { request, .. } | Self::WaitLock { request, .. } => Some(request),
+            _ => None,
+        }
+    }
+}
+
+/// An answer and when its question was sent.
+pub(crate) type Arrival = (Said, Stamp);
+
+struct Pending {
+    call: Call,
+    /// 0 for what is not a mutation.
+    operation: u64,
+    /// When it was sent over the present connection.
+    stamp: Option<Stamp>,
+    /// Whether any connection ever carried it.
+    ever_sent: bool,
+    /// Nobody waits for the answer any more.
+    abandoned: bool,
+    answer: oneshot::Sender<Result<Arrival, ClientError>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What a message from the master means for the connection.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Go on.
+    Continue,
+    /// Send this call again after a while.
+    Later(u64),
+    /// This master cannot serve: try the hinted one, or another.
+    Elsewhere(Option<String>),
+    /// The session has ended on the master's side.
+    Lost,
+    /// No retry can help.
+    Final(ClientError),
+}
+
+/// The tag of the probe; calls count from 1.
+pub(super) const PROBE_TAG: u64 = u64::MAX;
+
+pub(super) struct Table {
+    grants: Arc<Grants>,
+    pub(super) session: u64,
+    window: ConfirmWindow,
+    next_tag: u64,
+    pending: BTreeMap<u64, Pending>,
+    out: Option<mpsc::Sender<v1::ClientMessage>>,
+    /// Counts connections; names the present one in acknowledgements.
+    pub(super) connection: u64,
+    opens: BTreeMap<(u64, u32), u32>,
+    /// The present session has ended on the master's side.
+    expired: bool,
+    handshaking: bool,
+    late_closes: Vec<v1::CloseFile>,
+    failed: Option<ClientError>,
+    /// When the present connection last said anything.
+    heard: Instant,
+    probed: Option<Instant>,
+}
+
+impl Table {
+    pub(super) fn new(grants: Arc<Grants>) -> Self {
+        Self {
+            grants,
+            session: 0,
+            window: ConfirmWindow::default(),
+            next_tag: 0,
+            pending: BTreeMap::new(),
+            out: None,
+            connection: 0,
+            opens: BTreeMap::new(),
+            expired: false,
+            handshaking: false,
+            late_closes: Vec::new(),
+            failed: None,
+            heard: Instant::now(),
+            probed: None,
+        }
+    }
+
+    /// Takes a call; it is sent at once when there is a connection.
+    pub(super) fn submit(
+        &mut self,
+        mut call: Call,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(u64, oneshot::Receiver<Result<Arrival, ClientError>>), ClientError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let session = self.session;
+        call.request_mut().into_iter().for_each(|request| own_locks(request, session));
+        let operation = if call.request().is_some() { self.window.begin() } else { 0 };
+        let (answer, receiver) = oneshot::channel();
+        self.next_tag += 1;
+        let tag = self.next_tag;
+        let pending =
+            Pending { call, operation, stamp: None, ever_sent: false, abandoned: false, answer, _permit: permit };
+        self.pending.insert(tag, pending);
+        self.transmit(tag);
+        Ok((tag, receiver))
+    }
+
+    /// Sends a waiting call over the present connection, if there is one.
+    pub(super) fn transmit(&mut self, tag: u64) {
+        let confirmed = self.window.confirmed();
+        let Some(pending) = self.pending.get_mut(&tag) else { return };
+        let Some(out) = &self.out else { return };
+        let message = v1::ClientMessage { tag, body: Some(body_of(pending, confirmed)) };
+        pending.stamp = Some(self.grants.stamp());
+        match out.try_send(message) {
+            Ok(()) => pending.ever_sent = true,
+            Err(_) => self.disconnect(),
+        }
+    }
+
+    /// Sends what needs no answer; dropped without a connection, and a full queue ends the connection.
+    pub(super) fn tell(&mut self, body: Ask) {
+        self.tell_tagged(0, body);
+    }
+
+    /// As `tell`, with a tag by which an answer is known.
+    pub(super) fn tell_tagged(&mut self, tag: u64, body: Ask) {
+        if self.out.as_ref().is_some_and(|out| out.try_send(v1::ClientMessage { tag, body: Some(body) }).is_err()) {
+            self.disconnect();
+        }
+    }
+
+    /// Gives up a call that was not sent yet. True when it never will be.
+    pub(super) fn withdraw(&mut self, tag: u64) -> bool {
+        if self.pending.get(&tag).is_none_or(|pending| pending.ever_sent) {
+            return false;
+        }
+        self.forget(tag);
+        true
+    }
+
+    /// The caller waits no longer: an answer is still taken for its number, and undone where it holds something.
+    pub(super) fn abandon(&mut self, tag: u64) {
+        if !self.withdraw(tag) {
+            self.pending.get_mut(&tag).into_iter().for_each(|pending| pending.abandoned = true);
+        }
+    }
+
+    /// Asks the master to end a lock wait.
+    pub(super) fn cancel_wait(&mut self, tag: u64) {
+        self.tell(Ask::Cancel(v1::CancelWait { tag }));
+    }
+
+    fn forget(&mut self, tag: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&tag)?;
+        self.window.end(pending.operation);
+        Some(pending)
+    }
+
+    /// The master knows the session no more: the next hello asks for a new one.
+    pub(super) fn expire(&mut self) {
+        self.expired |= self.session != 0;
+    }
+
+    /// What to say first on a new connection.
+    pub(super) fn hello(&mut self, description: &str, nonce: u64, cluster: &[u8]) -> v1::Hello {
+        self.handshaking = true;
+        self.late_closes.clear();
+        let open = |((inode, access), count): (&(u64, u32), &u32)| v1::OpenFile {
+            inode: *inode,
+            access: *access,
+            count: *count,
+        };
+        v1::Hello {
+            protocol: gfs_proto::PROTOCOL,
+            session: if self.expired { 0 } else { self.session },
+            nonce,
+            description: description.to_owned(),
+            cluster: cluster.to_vec().into(),
+            reclaim: self.opens.iter().map(open).collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// The master welcomed us: everything that waits is sent again over this connection. Returns whether the old session,
+    /// if there was one, is lost.
+    pub(super) fn attach(&mut self, out: mpsc::Sender<v1::ClientMessage>, session: u64, resumed: bool) -> bool {
+        let lost = self.session != 0 && (self.expired || !resumed || session != self.session);
+        self.expired = false;
+        if lost || self.session == 0 {
+            self.begin_session(session);
+        }
+        self.connection += 1;
+        self.handshaking = false;
+        self.heard = Instant::now();
+        self.probed = None;
+        self.out = Some(out);
+        for close in std::mem::take(&mut self.late_closes) {
+            self.tell(Ask::Close(close));
+        }
+        let tags: Vec<u64> = self.pending.keys().copied().collect();
+        for tag in tags {
+            if self.pending.get(&tag).is_some_and(|p| p.abandoned) {
+                self.forget(tag);
+            } else {
+                self.transmit(tag);
+            }
+        }
+        lost
+    }
+
+    /// Under a new session, operations count anew. A mutation that the old one may have carried out, and that cannot be repeated without
+    /// showing, has an unknown outcome and fails.
+    fn begin_session(&mut self, session: u64) {
+        self.session = session;
+        self.window = ConfirmWindow::default();
+        let tags: Vec<u64> = self.pending.keys().copied().collect();
+        for tag in tags {
+            let Some(pending) = self.pending.get_mut(&tag) else { continue };
+            let Some(request) = pending.call.request_mut() else { continue };
+            if pending.abandoned || (pending.ever_sent && !repeatable(request)) {
+                if let Some(pending) = self.pending.remove(&tag) {
+                    let _ = pending.answer.send(Err(ClientError::SessionLost { inode: None }));
+                }
+                continue;
+            }
+            own_locks(request, session);
+            pending.operation = self.window.begin();
+        }
+    }
+
+    /// The connection is gone; calls wait for the next one.
+    pub(super) fn disconnect(&mut self) {
+        self.out = None;
+        for pending in self.pending.values_mut() {
+            pending.stamp = None;
+        }
+    }
+
+    pub(super) fn connected(&self) -> bool {
+        self.out.is_some()
+    }
+
+    /// Fails every call, now and from now on.
+    pub(super) fn fail(&mut self, error: &ClientError) {
+        self.failed = Some(error.clone());
+        self.out = None;
+        for (_, pending) in std::mem::take(&mut self.pending) {
+            let _ = pending.answer.send(Err(error.clone()));
+        }
+    }
+
+    /// The master said something about a call.
+    pub(super) fn arrive(&mut self, tag: u64, said: Said) -> Step {
+        self.heard = Instant::now();
+        self.probed = None;
+        if let Said::Failure(failure) = &said {
+            return self.failure(tag, failure);
+        }
+        if let Said::Reply(reply) = &said
+            && reply.refusal == refusal_code(Refusal::SessionExpired)
+        {
+            return Step::Lost;
+        }
+        // An answer to a call that was given up, or the probe's.
+        let Some(pending) = self.forget(tag) else { return Step::Continue };
+        self.note_open(&pending.call, &said);
+        let stamp = pending.stamp.unwrap_or_else(|| self.grants.stamp());
+        let call = pending.call;
+        if let Err(Ok((said, _))) = pending.answer.send(Ok((said, stamp))) {
+            self.undo(call, &said);
+        }
+        Step::Continue
+    }
+
+    fn failure(&mut self, tag: u64, failure: &v1::Failure) -> Step {
+        use v1::failure::Code;
+        match failure.code() {
+            Code::NotLeader => Step::Elsewhere((!failure.hint.is_empty()).then(|| failure.hint.clone())),
+            Code::Starting | Code::Stopping => Step::Elsewhere(None),
+            Code::SessionExpired => Step::Lost,
+            Code::Protocol => Step::Final(ClientError::Version(failure.message.clone())),
+            Code::WrongCluster => Step::Final(ClientError::WrongCluster),
+            Code::Overloaded | Code::Unavailable | Code::Unspecified => Step::Later(tag),
+            Code::Malformed => {
+                if let Some(pending) = self.forget(tag) {
+                    let _ = pending.answer.send(Err(ClientError::malformed(failure.message.as_str())));
+                }
+                Step::Continue
+            }
+        }
+    }
+
+    fn note_open(&mut self, call: &Call, said: &Said) {
+        if let Some(key) = opened(call, said) {
+            *self.opens.entry(key).or_insert(0) += 1;
+        }
+    }
+
+    /// Gives back what an answer holds that nobody waits for.
+    fn undo(&mut self, call: Call, said: &Said) {
+        if let Some((inode, access)) = opened(&call, said) {
+            self.close(inode, access);
+        }
+        // A lock that nobody knows of must not stay. The release is a mutation of its own; nobody waits for it either, and a
+        // session that ends releases everything anyway.
+        let (Call::Mutate { credentials, mut request } | Call::WaitLock { credentials, mut request }) = call else {
+            return;
+        };
+        let held = matches!(said, Said::Reply(reply) if reply.refusal == 0);
+        if let Some(Kind::SetLock(set)) = &mut request.kind
+            && let Some(lock) = set.lock.as_mut().filter(|lock| held && lock.mode != UNLOCK)
+        {
+            lock.mode = UNLOCK;
+            let operation = self.window.begin();
+            let confirmed = self.window.confirmed();
+            let mutation =
+                v1::Mutation { operation, confirmed, credentials: Some(credentials), request: Some(request) };
+            self.tell(Ask::Mutation(mutation));
+            self.window.end(operation);
+        }
+    }
+
+    /// A file handle was closed.
+    pub(super) fn close(&mut self, inode: u64, access: u32) {
+        let Some(count) = self.opens.get_mut(&(inode, access)) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.opens.remove(&(inode, access));
+        }
+        let close = v1::CloseFile { inode, access, count: 1 };
+        if self.handshaking {
+            self.late_closes.push(close);
+        } else {
+            self.tell(Ask::Close(close));
+        }
+    }
+
+    /// Whether the connection must be given up: calls wait, and neither they nor a probe were answered in time. Sends the probe.
+    pub(super) fn stalled(&mut self, quiet: Duration, patience: Duration) -> bool {
+        let waits = |pending: &Pending| pending.stamp.is_some_and(|stamp| stamp.sent.elapsed() > quiet);
+        if self.heard.elapsed() < quiet || !self.pending.values().any(waits) {
+            return false;
+        }
+        match self.probed {
+            Some(at) => at.elapsed() > patience,
+            None => {
+                self.probed = Some(Instant::now());
+                let probe = v1::ClientMessage { tag: PROBE_TAG, body: Some(Ask::Statfs(v1::StatFsRequest {})) };
+                self.out.as_ref().is_some_and(|out| out.try_send(probe).is_err())
+            }
+        }
+    }
+
+    /// Notes that the master is alive.
+    pub(super) fn heard(&mut self) {
+        self.heard = Instant::now();
+        self.probed = None;
+    }
+}
+
+/// Wire value of a lock mode.
+const UNLOCK: u32 = 2;
+
+/// Sets the session in the locks of a request: it is only known here.
+fn own_locks(request: &mut v1::Request, session: u64) {
+    match &mut request.kind {
+        Some(Kind::SetLock(set)) => set.lock.iter_mut().for_each(|lock| lock.session = session),
+        Some(Kind::ReleaseLocks(release)) => release.session = session,
+        _ => {}
+    }
+}
+
+/// Whether a request may be applied a second time under another session without anybody noticing.
+fn repeatable(request: &v1::Request) -> bool {
+    match &request.kind {
+        Some(Kind::Create(create)) => !create.exclusive,
+        Some(Kind::SetXattr(set)) => set.mode == 0,
+        Some(Kind::Link(_) | Kind::Unlink(_) | Kind::Rmdir(_) | Kind::Rename(_) | Kind::RemoveXattr(_)) | None => false,
+        Some(
+            Kind::SetAttributes(_)
+            | Kind::SetLock(_)
+            | Kind::ReleaseLocks(_)
+            | Kind::AllocateChunks(_)
+            | Kind::CommitWrite(_)
+            | Kind::TouchAccess(_)
+            | Kind::Barrier(_),
+        ) => true,
+    }
+}
+
+/// The open file that an answer stands for: (inode, access).
+fn opened(call: &Call, said: &Said) -> Option<(u64, u32)> {
+    match (call, said) {
+        (Call::Open(open), Said::Open(answer)) if answer.refusal == 0 => Some((open.inode, open.access)),
+        (Call::Mutate { request, .. }, Said::Reply(reply)) if reply.refusal == 0 => match &request.kind {
+            Some(Kind::Create(create)) if create.open => {
+                reply.attributes.as_ref().map(|a| (a.inode, super::CREATE_ACCESS))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn body_of(pending: &Pending, confirmed: u64) -> Ask {
+    let mutation = |credentials: &v1::Credentials, request: &v1::Request| v1::Mutation {
+        operation: pending.operation,
+        confirmed,
+        credentials: Some(credentials.clone()),
+        request: Some(request.clone()),
+    };
+    match &pending.call {
+        Call::Mutate { credentials, request } => Ask::Mutation(mutation(credentials, request)),
+        Call::WaitLock { credentials, request } => {
+            Ask::LockWait(v1::LockWait { mutation: Some(mutation(credentials, request)) })
+        }
+        Call::Query(query) => Ask::Query(query.clone()),
+        Call::Open(open) => Ask::Open(*open),
+        Call::SoftTimes(times) => Ask::SoftTimes(*times),
+        Call::StatFs => Ask::Statfs(v1::StatFsRequest {}),
+        Call::Locate(locate) => Ask::Locate(locate.clone()),
+    }
+}

@@ -1,0 +1,211 @@
+//! Changing attributes: chmod, chown, utimensat, truncate, and what a write does to them.
+
+use super::acl::{self, Acl};
+use super::inode::{ACCESS_ACL, GROUP_EXECUTE, Inode, SET_GID, SET_UID};
+use super::permission::{WRITE, in_group, keeps_set_gid, owns, privileged};
+use super::{Namespace, SIZE_MAX};
+use crate::ids::InodeId;
+use crate::meta::request::{AttributeChanges, Attributes, Credentials, FileType, Refusal, SetTime, Timestamp};
+
+/// The attribute that holds file capabilities: lost with the set-id bits.
+const CAPABILITY: &[u8] = b"security.capability";
+
+impl Namespace {
+    /// Checks `changes` without doing them: permission, type, limits. Call it before chunks are cut for a size.
+    pub fn check_attributes(
+        &self,
+        who: &Credentials,
+        inode: InodeId,
+        changes: &AttributeChanges,
+    ) -> Result<(), Refusal> {
+        let record = self.load(inode)?;
+        if let Some(size) = changes.size {
+            match record.file_type {
+                FileType::File => {}
+                FileType::Directory => return Err(Refusal::IsDirectory),
+                _ => return Err(Refusal::Invalid),
+            }
+            if size > SIZE_MAX {
+                return Err(Refusal::TooLarge);
+            }
+            self.permit(who, inode, &record, WRITE)?;
+        }
+        if changes.mode.is_some() && record.file_type == FileType::Symlink {
+            return Err(Refusal::NotSupported);
+        }
+        if changes.replicas == Some(0) {
+            return Err(Refusal::Invalid);
+        }
+        check_owner(who, &record, changes)?;
+        self.check_times(who, inode, &record, changes)
+    }
+
+    /// Setting both times to the clock needs write permission; any other time needs ownership. A truncation
+    /// brings its own permission.
+    fn check_times(
+        &self,
+        who: &Credentials,
+        id: InodeId,
+        inode: &Inode,
+        changes: &AttributeChanges,
+    ) -> Result<(), Refusal> {
+        match (changes.atime, changes.mtime) {
+            (None, None) => Ok(()),
+            (None, Some(SetTime::Now)) if changes.size.is_some() => Ok(()),
+            (Some(SetTime::Now), Some(SetTime::Now)) => {
+                owns(who, inode).or_else(|_| self.permit(who, id, inode, WRITE))
+            }
+            _ => owns(who, inode),
+        }
+    }
+
+    /// Does all of `changes`, the size included; chunks and `allocated` are the caller's.
+    pub fn set_attributes(
+        &mut self,
+        who: &Credentials,
+        inode: InodeId,
+        changes: &AttributeChanges,
+        now: Timestamp,
+    ) -> Result<Attributes, Refusal> {
+        self.check_attributes(who, inode, changes)?;
+        let before = self.load(inode)?;
+        let mut record = before.clone();
+        record.mode = new_mode(who, &before, changes);
+        if kills_privileges(who, &before, changes) {
+            self.drop_capability(inode, &mut record);
+        }
+        record.uid = changes.uid.unwrap_or(record.uid);
+        record.gid = changes.gid.unwrap_or(record.gid);
+        record.replicas = changes.replicas.unwrap_or(record.replicas);
+        if let Some(size) = changes.size {
+            self.resize(&mut record, size);
+            record.mtime = now;
+        }
+        let time = |set| match set {
+            SetTime::Now => now,
+            SetTime::At(time) => time,
+        };
+        record.atime = changes.atime.map_or(record.atime, time);
+        record.mtime = changes.mtime.map_or(record.mtime, time);
+        let asked = AttributeChanges { clear_suid: false, ..changes.clone() } != AttributeChanges::default();
+        if asked || record != before {
+            record.ctime = changes.ctime.unwrap_or(now);
+        }
+        if record.mode != before.mode && record.flags & ACCESS_ACL != 0 {
+            self.acl_follows_mode(inode, record.mode);
+        }
+        self.store(inode, &record);
+        Ok(record.attributes(inode))
+    }
+
+    fn acl_follows_mode(&mut self, id: InodeId, mode: u16) {
+        let Some((cookie, mut found)) = self.xattrs.find(id.0, acl::ACCESS) else { return };
+        if let Ok(Some(mut list)) = Acl::parse(&found.value) {
+            list.set_mode(mode);
+            found.value = list.to_bytes();
+            self.xattrs.table.insert((id.0, cookie), &found);
+        }
+    }
+
+    fn drop_capability(&mut self, id: InodeId, inode: &mut Inode) {
+        if inode.flags == 0 {
+            return;
+        }
+        if let Some((cookie, _)) = self.xattrs.find(id.0, CAPABILITY) {
+            self.xattrs.table.remove((id.0, cookie));
+            self.refresh_flags(id, inode);
+        }
+    }
+
+    /// A write took effect: the size becomes at least `min_size`, mtime and ctime are `now`, and with
+    /// `clear_suid` set-id bits go. `IsDirectory` or `Invalid` when it is not a regular file.
+    pub fn commit_write(
+        &mut self,
+        inode: InodeId,
+        min_size: Option<u64>,
+        clear_suid: bool,
+        now: Timestamp,
+    ) -> Result<Attributes, Refusal> {
+        let mut record = self.load_file(inode)?;
+        let size = record.size.max(min_size.unwrap_or(0));
+        if size > SIZE_MAX {
+            return Err(Refusal::TooLarge);
+        }
+        self.resize(&mut record, size);
+        if clear_suid {
+            record.clear_set_id();
+            self.drop_capability(inode, &mut record);
+        }
+        (record.mtime, record.ctime) = (now, now);
+        self.store(inode, &record);
+        Ok(record.attributes(inode))
+    }
+
+    /// Sets the size of a regular file, and no time.
+    pub fn set_size(&mut self, inode: InodeId, size: u64) -> Result<(), Refusal> {
+        let mut record = self.load_file(inode)?;
+        if size > SIZE_MAX {
+            return Err(Refusal::TooLarge);
+        }
+        self.resize(&mut record, size);
+        self.store(inode, &record);
+        Ok(())
+    }
+
+    /// Sets how many bytes the chunks of a regular file can hold.
+    pub fn set_allocated(&mut self, inode: InodeId, allocated: u64) -> Result<(), Refusal> {
+        let mut record = self.load_file(inode)?;
+        if record.allocated != allocated {
+            record.allocated = allocated;
+            self.store(inode, &record);
+        }
+        Ok(())
+    }
+
+    /// Moves atime up to `now`; it never goes back.
+    pub fn touch_access(&mut self, inode: InodeId, now: Timestamp) -> Result<Attributes, Refusal> {
+        let mut record = self.load(inode)?;
+        if record.atime < now {
+            record.atime = now;
+            self.store(inode, &record);
+        }
+        Ok(record.attributes(inode))
+    }
+}
+
+fn check_owner(who: &Credentials, inode: &Inode, changes: &AttributeChanges) -> Result<(), Refusal> {
+    if privileged(who) {
+        return Ok(());
+    }
+    if changes.ctime.is_some() {
+        return Err(Refusal::NotPermitted);
+    }
+    if changes.mode.is_some() || changes.replicas.is_some() {
+        owns(who, inode)?;
+    }
+    let owner = who.uid == inode.uid;
+    let uid = changes.uid.is_none_or(|uid| owner && uid == inode.uid);
+    let gid = changes.gid.is_none_or(|gid| owner && (gid == inode.gid || in_group(who, gid)));
+    if uid && gid { Ok(()) } else { Err(Refusal::NotPermitted) }
+}
+
+/// Whether set-id bits and capabilities go: at a change of owner or group whoever asks, at a truncation by an
+/// unprivileged user, and when the client says so. Directories keep theirs.
+fn kills_privileges(who: &Credentials, inode: &Inode, changes: &AttributeChanges) -> bool {
+    let chown = changes.uid.is_some() || changes.gid.is_some();
+    let truncation = changes.size.is_some() && !privileged(who);
+    !inode.is_directory() && (chown || truncation || changes.clear_suid)
+}
+
+fn new_mode(who: &Credentials, inode: &Inode, changes: &AttributeChanges) -> u16 {
+    if let Some(mode) = changes.mode {
+        let mode = mode & 0o7777;
+        let keeps = keeps_set_gid(who, changes.gid.unwrap_or(inode.gid));
+        return if keeps { mode } else { mode & !SET_GID };
+    }
+    if !kills_privileges(who, inode, changes) {
+        return inode.mode;
+    }
+    let group = inode.mode & GROUP_EXECUTE != 0 || !keeps_set_gid(who, inode.gid);
+    inode.mode & !(SET_UID | if group { SET_GID } else { 0 })
+}

@@ -1,0 +1,93 @@
+//! Reads of the committed state, and what a mutation would make stale in caches.
+//!
+//! This room never changes anything and never waits.
+
+use super::grants::Touched;
+use super::request::{Answer, Credentials, FileType, Query, Refusal, Request};
+use super::state::State;
+use crate::ids::InodeId;
+
+/// Most chunks in one answer to `Layout`.
+pub const MAX_LAYOUT: usize = 4_096;
+
+impl State {
+    /// Answers a query.
+    pub fn query(&self, who: &Credentials, query: &Query) -> Answer {
+        self.answer(who, query).unwrap_or_else(Answer::Refused)
+    }
+
+    fn answer(&self, who: &Credentials, query: &Query) -> Result<Answer, Refusal> {
+        let namespace = &self.namespace;
+        match query {
+            Query::Lookup { parent, name } => namespace.lookup(who, *parent, name).map(Answer::Attributes),
+            Query::GetAttributes { inode } => {
+                namespace.attributes(*inode).map(Answer::Attributes).ok_or(Refusal::Stale)
+            }
+            Query::ReadLink { inode } => namespace.read_link(*inode).map(Answer::Target),
+            Query::ReadDirectory { inode, cookie, limit } => {
+                let page = namespace.read_directory(who, *inode, *cookie, *limit)?;
+                Ok(Answer::Directory { entries: page.entries, end: page.end })
+            }
+            Query::GetXattr { inode, name } => namespace.get_xattr(who, *inode, name).map(Answer::Value),
+            Query::ListXattrs { inode } => namespace.list_xattrs(who, *inode).map(Answer::Names),
+            Query::Layout { inode, first, count } => self.layout(who, *inode, *first, *count),
+            Query::TestLock { inode, lock } => {
+                if !namespace.contains(*inode) {
+                    return Err(Refusal::Stale);
+                }
+                Ok(Answer::Lock(self.locks.conflicting(*inode, lock)))
+            }
+        }
+    }
+
+    /// Whoever may read or write a file may know where it is.
+    fn layout(&self, who: &Credentials, inode: InodeId, first: u32, count: u32) -> Result<Answer, Refusal> {
+        let attributes = self.namespace.attributes(inode).ok_or(Refusal::Stale)?;
+        match attributes.file_type {
+            FileType::File => {}
+            FileType::Directory => return Err(Refusal::IsDirectory),
+            _ => return Err(Refusal::Invalid),
+        }
+        self.namespace.access(who, inode, 4).or_else(|_| self.namespace.access(who, inode, 2))?;
+        let end = u64::from(first) + u64::from(count);
+        let chunks = self.chunks.of_file(inode, first).take_while(|info| u64::from(info.index) < end);
+        let chunks = chunks.take(MAX_LAYOUT).map(|info| info.location()).collect();
+        Ok(Answer::Layout { attributes, chunks })
+    }
+
+    /// What caches of other sessions a request would make stale. It may name too much (the request may be refused),
+    /// never too little. An access time alone makes nothing stale: it is as lazy as relatime.
+    pub fn touched(&self, request: &Request) -> Touched {
+        match request {
+            Request::Create { parent, name, .. } => self.names(&[(*parent, name)], None),
+            Request::Link { inode, parent, name } => self.names(&[(*parent, name)], Some(*inode)),
+            Request::Unlink { parent, name } | Request::Rmdir { parent, name } => self.names(&[(*parent, name)], None),
+            Request::Rename { parent, name, new_parent, new_name, .. } => {
+                self.names(&[(*parent, name), (*new_parent, new_name)], None)
+            }
+            Request::SetAttributes { inode, .. }
+            | Request::SetXattr { inode, .. }
+            | Request::RemoveXattr { inode, .. }
+            | Request::CommitWrite { inode, .. } => self.names(&[], Some(*inode)),
+            Request::SetLock { .. }
+            | Request::ReleaseLocks { .. }
+            | Request::AllocateChunks { .. }
+            | Request::TouchAccess { .. }
+            | Request::Barrier => Touched::default(),
+        }
+    }
+
+    /// The directories, the names, and what the names mean now.
+    fn names(&self, names: &[(InodeId, &Vec<u8>)], also: Option<InodeId>) -> Touched {
+        let mut inodes: Vec<InodeId> = also.into_iter().collect();
+        for (parent, name) in names {
+            inodes.push(*parent);
+            inodes.extend(self.namespace.peek(*parent, name));
+        }
+        inodes.sort_unstable();
+        inodes.dedup();
+        let mut entries: Vec<_> = names.iter().map(|(parent, name)| (*parent, (*name).clone())).collect();
+        entries.dedup();
+        Touched { inodes, entries }
+    }
+}

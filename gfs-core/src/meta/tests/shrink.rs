@@ -1,0 +1,109 @@
+//! Facts about truncation (rule 13).
+
+use super::*;
+use crate::ids::Epoch;
+
+#[test]
+fn a_cut_buries_chunks_beyond_it_and_raises_the_epoch_of_the_one_it_cuts() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    let (inode, handles) = bench.file(session, "f", 3 * CHUNK);
+    let reply = bench.run(session, resize(inode, CHUNK + 7));
+    let Reply::Attributes { attributes, pending_shrink: true } = reply else { panic!("{reply:?}") };
+    assert_eq!((attributes.size, attributes.allocated), (CHUNK + 7, CHUNK + 7));
+    let shrink = bench.state.shrink(inode).unwrap();
+    assert_eq!((shrink.handle, shrink.index, shrink.from, shrink.epoch), (handles[1], 1, 7, Epoch(2)));
+    assert_eq!(bench.state.chunk(handles[1]).unwrap().configuration.epoch, Epoch(2));
+    assert_eq!(bench.state.chunk(handles[0]).unwrap().configuration.epoch, Epoch(1));
+    assert_eq!(bench.state.chunk(handles[2]), None);
+    assert_eq!(bench.tombstones(), [(1, handles[2]), (2, handles[2]), (3, handles[2])]);
+}
+
+#[test]
+fn a_cut_at_a_border_or_in_a_hole_leaves_nothing_to_zero() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    let (inode, _) = bench.file(session, "f", 2 * CHUNK);
+    let reply = bench.run(session, resize(inode, CHUNK));
+    assert!(matches!(reply, Reply::Attributes { pending_shrink: false, .. }), "{reply:?}");
+    bench.run(session, resize(inode, 9 * CHUNK));
+    let reply = bench.run(session, resize(inode, 5 * CHUNK + 5));
+    assert!(matches!(reply, Reply::Attributes { pending_shrink: false, .. }), "{reply:?}");
+    assert_eq!(bench.state.shrinks().count(), 0);
+}
+
+#[test]
+fn growth_waits_for_the_cut_and_may_then_be_proposed_again() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    let (inode, handles) = bench.file(session, "f", 2 * CHUNK);
+    bench.run(session, resize(inode, 100));
+    let spare = bench.reserve(session);
+    let id = |operation| OperationId { session, operation };
+    let requests = [
+        (id(101), resize(inode, 200)),
+        (id(102), commit(inode, vec![], vec![(0, handles[0])], Some(101))),
+        (id(103), commit(inode, vec![(4, spare)], vec![], None)),
+    ];
+    for (id, request) in &requests {
+        assert!(bench.state.waits_for_shrink(request), "{request:?}");
+        let before = bench.state.hash();
+        assert_eq!(bench.run_as(*id, 0, request.clone()), STALE);
+        assert_eq!(bench.state.replayed(*id), None);
+        assert_eq!(bench.state.hash(), before);
+    }
+    let inside = commit(inode, vec![], vec![(0, handles[0])], Some(100));
+    assert!(matches!(bench.run(session, inside), Reply::Attributes { .. }));
+    let epoch = bench.state.shrink(inode).unwrap().epoch;
+    bench.apply(Command::FinishShrink { inode, handle: handles[0], epoch });
+    for (id, request) in requests {
+        assert!(matches!(bench.run_as(id, 0, request), Reply::Attributes { .. }));
+    }
+    assert_eq!(bench.attributes(inode).size, 200);
+}
+
+#[test]
+fn an_older_zeroing_does_not_finish_a_later_cut() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    let (inode, handles) = bench.file(session, "f", CHUNK);
+    bench.run(session, resize(inode, 500));
+    let first = bench.state.shrink(inode).unwrap();
+    bench.run(session, resize(inode, 300));
+    let second = bench.state.shrink(inode).unwrap();
+    assert_eq!((second.from, second.epoch), (300, first.epoch.next()));
+    bench.apply(Command::FinishShrink { inode, handle: handles[0], epoch: first.epoch });
+    assert_eq!(bench.state.shrink(inode), Some(second));
+    let same = bench.run(session, resize(inode, 300));
+    assert!(matches!(same, Reply::Attributes { pending_shrink: true, .. }));
+    bench.apply(Command::FinishShrink { inode, handle: handles[0], epoch: second.epoch.next() });
+    assert_eq!(bench.state.shrink(inode), None);
+}
+
+#[test]
+fn a_cut_to_nothing_takes_the_pending_one_with_it() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    let (inode, handles) = bench.file(session, "f", 2 * CHUNK);
+    bench.run(session, resize(inode, CHUNK + 1));
+    let reply = bench.run(session, resize(inode, 0));
+    assert!(matches!(reply, Reply::Attributes { pending_shrink: false, .. }), "{reply:?}");
+    assert_eq!((bench.state.shrinks().count(), bench.state.chunks().len()), (0, 0));
+    assert_eq!(bench.attributes(inode).allocated, 0);
+    let cut = bench.state.tombstone(ServerId(1), handles[1]).unwrap();
+    assert_eq!(cut.epoch, Epoch(2));
+}
+
+#[test]
+fn truncation_frees_chunks_that_were_allocated_beyond_the_size() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    let (inode, handles) = bench.file(session, "f", CHUNK);
+    let beyond = bench.reserve(session);
+    bench.run(session, commit(inode, vec![(3, beyond)], vec![], None));
+    assert_eq!(bench.attributes(inode).allocated, CHUNK);
+    bench.run(session, resize(inode, CHUNK));
+    assert_eq!(bench.state.chunk(beyond), None);
+    assert!(bench.state.chunk(handles[0]).is_some());
+    assert_eq!(bench.attributes(inode).allocated, CHUNK);
+}

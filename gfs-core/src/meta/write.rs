@@ -1,0 +1,304 @@
+//! What happens to chunks: reserved, attached by finished writes, cut by truncations, buried, reconfigured.
+//!
+//! This room owns the rules that keep sizes, chunks, server counts and tombstones in step. It decides on
+//! committed state alone: whether a member may be dropped now is the leader's to know.
+
+use super::apply::Context;
+use super::chunks::{ChunkInfo, MAX_GOAL, first_configuration, is_valid};
+use super::request::{AttributeChanges, Attributes, Configuration, FileType, Refusal, Reply, Request};
+use super::shrinks::Shrink;
+use super::state::State;
+use super::tombstones::Tombstone;
+use crate::ids::{ChunkHandle, Epoch, InodeId, ServerId, SessionId};
+use std::collections::BTreeSet;
+
+/// Most chunks that a session may have reserved and not attached.
+pub const MAX_RESERVED: usize = 1_024;
+/// Most chunks of one `CommitWrite`.
+const MAX_CHUNKS_OF_WRITE: usize = 65_536;
+/// Most replicas that one command condemns; the rest is reported again.
+const MAX_CONDEMNED: usize = 65_536;
+
+/// What a `CommitWrite` says about chunks and size.
+#[derive(Clone, Copy)]
+pub(crate) struct Write<'a> {
+    pub(crate) inode: InodeId,
+    pub(crate) attach: &'a [(u32, ChunkHandle)],
+    pub(crate) used: &'a [(u32, ChunkHandle)],
+    pub(crate) min_size: Option<u64>,
+}
+
+impl State {
+    /// Whether a request has to wait until the pending cut of its file is finished: it would grow the file past
+    /// the cut, or attach chunks there. Applied all the same it is answered `Stale`, nothing is changed and nothing
+    /// remembered, so that the leader can propose the same operation again.
+    pub fn waits_for_shrink(&self, request: &Request) -> bool {
+        let (inode, size, attach) = match request {
+            Request::SetAttributes { inode, changes } => (*inode, changes.size, &[][..]),
+            Request::CommitWrite { inode, attach, min_size, .. } => (*inode, *min_size, attach.as_slice()),
+            _ => return false,
+        };
+        let Some(shrink) = self.shrinks.get(inode) else { return false };
+        let Some(attributes) = self.namespace.attributes(inode) else { return false };
+        size.is_some_and(|size| size > attributes.size) || attach.iter().any(|(index, _)| *index >= shrink.index)
+    }
+
+    pub(crate) fn allocate(
+        &mut self,
+        context: Context<'_>,
+        replicas: u8,
+        placements: &[Vec<ServerId>],
+    ) -> Result<Reply, Refusal> {
+        let goal = if replicas == 0 { self.default_replicas } else { replicas };
+        if goal > MAX_GOAL || placements.len() > MAX_RESERVED {
+            return Err(Refusal::Invalid);
+        }
+        let held = self.chunks.reserved_by(context.session).count();
+        if placements.is_empty() || held + placements.len() > MAX_RESERVED {
+            return Err(Refusal::NoSpace);
+        }
+        let known = |server: &&ServerId| self.servers.contains(**server);
+        let usable = placements.iter().map(|servers| servers.iter().filter(known).copied().collect::<Vec<_>>());
+        let configurations: Option<Vec<_>> = usable.map(|servers| first_configuration(&servers)).collect();
+        let mut chunks = Vec::new();
+        for configuration in configurations.ok_or(Refusal::NoSpace)? {
+            named(&configuration).for_each(|server| self.servers.add_replica(server));
+            let handle = self.chunks.reserve(context.session, configuration.clone(), goal);
+            chunks.push((handle, configuration));
+        }
+        Ok(Reply::Chunks(chunks))
+    }
+
+    pub(crate) fn commit_write(
+        &mut self,
+        context: Context<'_>,
+        write: Write<'_>,
+        clear_suid: bool,
+    ) -> Result<Reply, Refusal> {
+        let inode = write.inode;
+        self.namespace.access(context.who, inode, 2)?;
+        let before = self.namespace.attributes(inode).ok_or(Refusal::Stale)?;
+        if before.file_type != FileType::File {
+            return Err(Refusal::Invalid);
+        }
+        if write.min_size.is_some_and(|size| size > self.max_size()) {
+            return Err(Refusal::TooLarge);
+        }
+        let fresh = self.check_chunks(context.session, write)?;
+        let after = self.namespace.commit_write(inode, write.min_size, clear_suid, context.stamp.now)?;
+        let grown = self.covered(inode, before.size, after.size);
+        for (index, handle) in &fresh {
+            self.chunks.attach(context.session, *handle, (inode, *index), before.replicas.clamp(1, MAX_GOAL));
+        }
+        let attached: u64 = fresh.iter().map(|(index, _)| self.overlap(*index, 0, after.size)).sum();
+        self.set_allocated(inode, before.allocated.saturating_add(grown).saturating_add(attached))?;
+        self.attributes_reply(inode, false)
+    }
+
+    /// The chunks that are to be attached, once it is sure that all of a write fits. A chunk that is there already
+    /// (the write was split, and a part is told again) is not attached twice.
+    fn check_chunks(&self, session: SessionId, write: Write<'_>) -> Result<Vec<(u32, ChunkHandle)>, Refusal> {
+        let Write { inode, attach, used, .. } = write;
+        if attach.len() + used.len() > MAX_CHUNKS_OF_WRITE {
+            return Err(Refusal::Invalid);
+        }
+        let mut fresh = Vec::new();
+        let (mut places, mut handles) = (BTreeSet::new(), BTreeSet::new());
+        for (index, handle) in attach {
+            if !places.insert(*index) || !handles.insert(*handle) {
+                return Err(Refusal::Invalid);
+            }
+            match self.chunks.at(inode, *index) {
+                Some(info) if info.handle == *handle => {}
+                Some(_) => return Err(Refusal::Stale),
+                None => {
+                    let info = self.chunks.get(*handle).filter(|info| info.reserved == Some(session));
+                    info.ok_or(Refusal::Stale)?;
+                    fresh.push((*index, *handle));
+                }
+            }
+        }
+        let is_there = |place: &(u32, ChunkHandle)| {
+            self.chunks.at(inode, place.0).is_some_and(|info| info.handle == place.1) || fresh.contains(place)
+        };
+        if used.iter().all(is_there) { Ok(fresh) } else { Err(Refusal::Stale) }
+    }
+
+    pub(crate) fn set_attributes(
+        &mut self,
+        context: Context<'_>,
+        inode: InodeId,
+        changes: &AttributeChanges,
+    ) -> Result<Reply, Refusal> {
+        if changes.replicas.is_some_and(|goal| !(1..=MAX_GOAL).contains(&goal)) {
+            return Err(Refusal::Invalid);
+        }
+        if changes.size.is_some_and(|size| size > self.max_size()) {
+            return Err(Refusal::TooLarge);
+        }
+        let before = self.namespace.attributes(inode).ok_or(Refusal::Stale)?;
+        self.namespace.set_attributes(context.who, inode, changes, context.stamp.now)?;
+        if let Some(size) = changes.size {
+            self.resize(&before, size)?;
+        }
+        if let Some(goal) = changes.replicas {
+            self.chunks.set_goal(inode, goal);
+        }
+        self.attributes_reply(inode, changes.size.is_some() && self.shrinks.contains(inode))
+    }
+
+    fn attributes_reply(&self, inode: InodeId, pending_shrink: bool) -> Result<Reply, Refusal> {
+        let attributes = self.namespace.attributes(inode).ok_or(Refusal::Stale)?;
+        Ok(Reply::Attributes { attributes, pending_shrink })
+    }
+
+    /// Fits a file's chunks to its new size: what lies wholly beyond is buried, what is cut gets a new epoch and an
+    /// intent (rule 13).
+    fn resize(&mut self, before: &Attributes, size: u64) -> Result<(), Refusal> {
+        let inode = before.inode;
+        if size > before.size {
+            let grown = self.covered(inode, before.size, size);
+            return self.set_allocated(inode, before.allocated.saturating_add(grown));
+        }
+        let cut = self.covered(inode, size, before.size);
+        let first_gone = size.div_ceil(self.chunk_size);
+        if let Ok(first) = u32::try_from(first_gone) {
+            let gone: Vec<_> = self.chunks.of_file(inode, first).map(|info| info.handle).collect();
+            gone.into_iter().for_each(|handle| self.bury(handle));
+        }
+        if self.shrinks.get(inode).is_some_and(|shrink| u64::from(shrink.index) >= first_gone) {
+            self.shrinks.remove(inode);
+        }
+        let from = size % self.chunk_size;
+        if size < before.size && from != 0 {
+            let index = (size / self.chunk_size) as u32;
+            if let Some(info) = self.chunks.at(inode, index) {
+                let mut configuration = info.configuration;
+                configuration.epoch = Epoch(configuration.epoch.0.saturating_add(1));
+                self.chunks.set_configuration(info.handle, &configuration);
+                self.shrinks.set(Shrink { inode, handle: info.handle, index, from, epoch: configuration.epoch });
+            }
+        }
+        self.set_allocated(inode, before.allocated.saturating_sub(cut))
+    }
+
+    /// Bytes of a range of a file that attached chunks hold.
+    fn covered(&self, inode: InodeId, from: u64, to: u64) -> u64 {
+        if from >= to {
+            return 0;
+        }
+        let Ok(first) = u32::try_from(from / self.chunk_size) else { return 0 };
+        let chunks = self.chunks.of_file(inode, first);
+        let inside = chunks.take_while(|info| u64::from(info.index) * self.chunk_size < to);
+        inside.map(|info| self.overlap(info.index, from, to)).sum()
+    }
+
+    /// Bytes of a range that lie in the chunk at an index.
+    fn overlap(&self, index: u32, from: u64, to: u64) -> u64 {
+        let start = u64::from(index) * self.chunk_size;
+        (start + self.chunk_size).min(to).saturating_sub(start.max(from))
+    }
+
+    fn set_allocated(&mut self, inode: InodeId, allocated: u64) -> Result<(), Refusal> {
+        self.namespace.set_allocated(inode, allocated)
+    }
+
+    /// Takes a chunk out of the table and condemns its replicas.
+    pub(crate) fn bury(&mut self, handle: ChunkHandle) {
+        let Some(info) = self.chunks.remove(handle) else { return };
+        let epoch = info.configuration.epoch;
+        for server in named(&info.configuration) {
+            self.servers.drop_replica(server);
+            self.tombstones.add(Tombstone { server, handle, epoch });
+        }
+    }
+
+    /// Frees an orphan with all that hangs on it; what has a name, or is not there, is left alone.
+    pub(crate) fn reap(&mut self, inode: InodeId) {
+        if self.namespace.reap(inode).is_none() {
+            return;
+        }
+        let chunks: Vec<_> = self.chunks.of_file(inode, 0).map(|info| info.handle).collect();
+        chunks.into_iter().for_each(|handle| self.bury(handle));
+        self.shrinks.remove(inode);
+        self.locks.release_inode(inode);
+    }
+
+    pub(crate) fn finish_shrink(&mut self, inode: InodeId, handle: ChunkHandle, epoch: Epoch) {
+        let done = |shrink: &Shrink| shrink.handle == handle && epoch >= shrink.epoch;
+        if self.shrinks.get(inode).as_ref().is_some_and(done) {
+            self.shrinks.remove(inode);
+        }
+    }
+
+    /// Installs a configuration if the expected one is in force and nothing could be lost by it; answers the one
+    /// that is in force then.
+    pub(crate) fn reconfigure(
+        &mut self,
+        handle: ChunkHandle,
+        expected: Epoch,
+        next: &Configuration,
+    ) -> Option<Configuration> {
+        let info = self.chunks.get(handle)?;
+        if info.configuration.epoch != expected || expected.0 == u32::MAX || !self.may_follow(&info, next) {
+            return Some(info.configuration);
+        }
+        let next = Configuration { epoch: expected.next(), ..next.clone() };
+        let before: BTreeSet<ServerId> = named(&info.configuration).collect();
+        let after: BTreeSet<ServerId> = named(&next).collect();
+        for server in before.difference(&after) {
+            self.servers.drop_replica(*server);
+            // With fewer members than the goal the dropped replica may still be of use: its server can come back.
+            if next.members.len() >= usize::from(info.goal) {
+                self.tombstones.add(Tombstone { server: *server, handle, epoch: next.epoch });
+            }
+        }
+        for server in after.difference(&before) {
+            self.servers.add_replica(*server);
+            self.tombstones.remove(*server, handle);
+        }
+        self.chunks.set_configuration(handle, &next);
+        Some(next)
+    }
+
+    /// A member holds everything committed, or was syncing until now; one at least was a member before.
+    fn may_follow(&self, info: &ChunkInfo, next: &Configuration) -> bool {
+        let now = &info.configuration;
+        let from_now = |server: &ServerId| now.members.contains(server) || now.syncing.contains(server);
+        is_valid(next)
+            && next.members.iter().all(from_now)
+            && next.members.iter().any(|server| now.members.contains(server))
+            && named(next).count() <= 2 * usize::from(MAX_GOAL)
+            && named(next).all(|server| self.servers.contains(server))
+    }
+
+    /// Gives tombstones to replicas that no configuration names: of chunks that are gone for good, and of chunks
+    /// that have all their members elsewhere.
+    pub(crate) fn condemn(&mut self, replicas: &[(ChunkHandle, ServerId)]) {
+        for (handle, server) in replicas.iter().take(MAX_CONDEMNED) {
+            if !self.servers.contains(*server) {
+                continue;
+            }
+            let epoch = match self.chunks.get(*handle) {
+                Some(info) if info.missing() == 0 && named(&info.configuration).all(|named| named != *server) => {
+                    info.configuration.epoch
+                }
+                Some(_) => continue,
+                None if self.was_given(*handle) => Epoch(u32::MAX),
+                None => continue,
+            };
+            self.tombstones.add(Tombstone { server: *server, handle: *handle, epoch });
+        }
+    }
+
+    /// Whether this generation gave out a handle: what an older one gave and the table does not know may be live
+    /// data of a time that a restored backup does not remember.
+    fn was_given(&self, handle: ChunkHandle) -> bool {
+        handle.generation() == self.chunks.generation() && (1..self.chunks.watermark()).contains(&handle.counter())
+    }
+}
+
+/// All servers that a configuration names.
+fn named(configuration: &Configuration) -> impl Iterator<Item = ServerId> + '_ {
+    configuration.members.iter().chain(&configuration.syncing).copied()
+}

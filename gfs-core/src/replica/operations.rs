@@ -1,0 +1,189 @@
+//! The operation table: which mutations a chunk has seen, so that a repeat is answered, never applied again.
+
+use super::types::OperationRecord;
+use crate::ids::{OperationId, Sequence, SessionId};
+use std::collections::BTreeMap;
+
+/// Records kept for one chunk. Sessions confirm their answers, so that a table holds a few for each that
+/// is active; beyond this the records of the oldest writes go.
+pub const CAPACITY: usize = 8192;
+
+/// What a table knows of an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// Never seen.
+    New,
+    /// Stored with this record.
+    Known(OperationRecord),
+    /// The session has said that it has the answer: a late duplicate that nobody waits for.
+    Confirmed,
+}
+
+#[derive(Clone, Debug, Default)]
+struct SessionRecords {
+    confirmed: u64,
+    records: BTreeMap<u64, OperationRecord>,
+}
+
+/// Records of operations by session, and by place in the history.
+#[derive(Clone, Debug, Default)]
+pub struct OperationTable {
+    sessions: BTreeMap<SessionId, SessionRecords>,
+    by_sequence: BTreeMap<Sequence, OperationId>,
+}
+
+impl OperationTable {
+    /// Builds a table from stored records.
+    pub fn from_records(records: &[OperationRecord]) -> Self {
+        let mut table = Self::default();
+        for record in records {
+            table.insert(*record);
+        }
+        table
+    }
+
+    /// All records, by session and operation.
+    pub fn records(&self) -> Vec<OperationRecord> {
+        self.sessions.values().flat_map(|session| session.records.values().copied()).collect()
+    }
+
+    /// Where the write at this place landed; 0 when it is no longer known.
+    pub fn offset_of(&self, sequence: Sequence) -> u64 {
+        let record = self.by_sequence.get(&sequence).and_then(|id| self.sessions.get(&id.session)?.records.get(&id.operation));
+        record.map_or(0, |record| record.offset)
+    }
+
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.by_sequence.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_sequence.is_empty()
+    }
+
+    /// What is known of an operation. The master's own operations (session 0) carry the epoch that they
+    /// belong to as their number: one at or below the newest is a repeat.
+    pub fn seen(&self, id: OperationId) -> Seen {
+        let Some(session) = self.sessions.get(&id.session) else {
+            return Seen::New;
+        };
+        if let Some(record) = session.records.get(&id.operation) {
+            return Seen::Known(*record);
+        }
+        if id.session == SessionId(0) {
+            return match session.records.last_key_value() {
+                Some((newest, record)) if id.operation <= *newest => Seen::Known(*record),
+                _ => Seen::New,
+            };
+        }
+        if id.operation <= session.confirmed { Seen::Confirmed } else { Seen::New }
+    }
+
+    /// Remembers an operation.
+    pub fn insert(&mut self, record: OperationRecord) {
+        let id = record.operation;
+        let session = self.sessions.entry(id.session).or_default();
+        if let Some(old) = session.records.insert(id.operation, record) {
+            self.by_sequence.remove(&old.sequence);
+        }
+        self.by_sequence.insert(record.sequence, id);
+        if self.sessions.len() > 2 * CAPACITY {
+            self.sessions.retain(|_, session| !session.records.is_empty());
+        }
+        while self.by_sequence.len() > CAPACITY {
+            if let Some((_, oldest)) = self.by_sequence.pop_first() {
+                self.drop_record(oldest);
+            }
+        }
+    }
+
+    /// Forgets a session's operations up to `upto`, whose answers have arrived.
+    pub fn confirm(&mut self, session: SessionId, upto: u64) {
+        if session == SessionId(0) {
+            return;
+        }
+        let Some(known) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        if upto <= known.confirmed {
+            return;
+        }
+        known.confirmed = upto;
+        let kept = known.records.split_off(&upto.saturating_add(1));
+        for record in std::mem::replace(&mut known.records, kept).values() {
+            self.by_sequence.remove(&record.sequence);
+        }
+    }
+
+    /// Forgets operations of writes above `above`: they were rolled back.
+    pub fn roll_back(&mut self, above: Sequence) {
+        for (_, id) in self.by_sequence.split_off(&above.next()) {
+            self.drop_record(id);
+        }
+    }
+
+    fn drop_record(&mut self, id: OperationId) {
+        if let Some(session) = self.sessions.get_mut(&id.session) {
+            session.records.remove(&id.operation);
+            if session.records.is_empty() {
+                self.sessions.remove(&id.session);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(session: u64, operation: u64, sequence: u64) -> OperationRecord {
+        OperationRecord {
+            operation: OperationId { session: SessionId(session), operation },
+            sequence: Sequence(sequence),
+            offset: sequence * 10,
+        }
+    }
+
+    fn id(session: u64, operation: u64) -> OperationId {
+        OperationId { session: SessionId(session), operation }
+    }
+
+    #[test]
+    fn a_stored_operation_is_known_until_confirmed() {
+        let mut table = OperationTable::from_records(&[record(7, 1, 1), record(7, 2, 2), record(8, 1, 3)]);
+        assert_eq!(table.seen(id(7, 2)), Seen::Known(record(7, 2, 2)));
+        assert_eq!(table.seen(id(7, 3)), Seen::New);
+        table.confirm(SessionId(7), 1);
+        assert_eq!(table.seen(id(7, 1)), Seen::Confirmed);
+        assert_eq!(table.seen(id(7, 2)), Seen::Known(record(7, 2, 2)));
+        assert_eq!(table.records(), vec![record(7, 2, 2), record(8, 1, 3)]);
+    }
+
+    #[test]
+    fn a_rolled_back_operation_is_new_again() {
+        let mut table = OperationTable::from_records(&[record(7, 1, 1), record(7, 2, 2)]);
+        table.roll_back(Sequence(1));
+        assert_eq!(table.seen(id(7, 2)), Seen::New);
+        assert_eq!(table.seen(id(7, 1)), Seen::Known(record(7, 1, 1)));
+    }
+
+    #[test]
+    fn an_older_order_of_the_master_is_a_repeat() {
+        let table = OperationTable::from_records(&[record(0, 9, 4)]);
+        assert_eq!(table.seen(id(0, 8)), Seen::Known(record(0, 9, 4)));
+        assert_eq!(table.seen(id(0, 10)), Seen::New);
+    }
+
+    #[test]
+    fn a_full_table_forgets_the_oldest_writes() {
+        let mut table = OperationTable::default();
+        for n in 1..=(CAPACITY as u64 + 5) {
+            table.insert(record(n, 1, n));
+        }
+        assert_eq!(table.len(), CAPACITY);
+        assert_eq!(table.seen(id(5, 1)), Seen::New);
+        assert_eq!(table.seen(id(6, 1)), Seen::Known(record(6, 1, 6)));
+    }
+}

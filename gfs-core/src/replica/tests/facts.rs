@@ -1,0 +1,317 @@
+//! Single facts of the protocol, asserted on states and on exact actions.
+
+use super::cluster::{Cluster, server};
+use super::network::{Body, Wants};
+use crate::ids::{BlockVersion, Epoch, OperationId, Sequence, SessionId};
+use crate::meta::request::Configuration;
+use crate::replica::{
+    Action, Event, Loaded, Message, Mutation, Outcome, PreparedWrite, ReadPlan, Replica, Role, Status, Token,
+    WantedChange, WriteKind,
+};
+
+fn configuration(epoch: u32, primary: u16, members: &[u16], syncing: &[u16]) -> Configuration {
+    Configuration {
+        epoch: Epoch(epoch),
+        primary: server(primary),
+        members: members.iter().copied().map(server).collect(),
+        syncing: syncing.iter().copied().map(server).collect(),
+    }
+}
+
+fn write(epoch: u32, sequence: u64, offset: u64) -> PreparedWrite {
+    PreparedWrite {
+        version: BlockVersion { epoch: Epoch(epoch), sequence: Sequence(sequence) },
+        operation: OperationId { session: SessionId(9), operation: sequence },
+        kind: WriteKind::Data,
+        offset,
+        length: 4,
+        append: false,
+    }
+}
+
+fn ready() -> Cluster {
+    let mut cluster = Cluster::new(7, 4, 3);
+    for id in 1..=4 {
+        cluster.tell(server(id));
+    }
+    cluster.settle_down();
+    cluster
+}
+
+fn mutate(replica: &mut Replica, token: u64, operation: u64, mutation: Mutation) -> Vec<Action> {
+    let operation = OperationId { session: SessionId(9), operation };
+    let epoch = replica.epoch();
+    replica.handle(Event::Mutate { token: Token(token), epoch, operation, confirmed: 0, mutation })
+}
+
+fn alone() -> Replica {
+    let mut replica = Replica::new(server(1), Loaded::default());
+    replica.handle(Event::Lease(true));
+    replica.handle(Event::InForce(configuration(1, 1, &[1], &[])));
+    replica
+}
+
+#[test]
+fn a_write_is_acknowledged_only_when_all_members_hold_it() {
+    let mut cluster = ready();
+    let operation = cluster.write(3);
+    let request = cluster.network.requests.remove(0);
+    cluster.deliver_request(request);
+    let packet = cluster.network.lanes.get_mut(&(server(1), server(2))).and_then(|lane| lane.pop_front());
+    cluster.deliver(packet.expect("a prepare for server 2"));
+    let reply = cluster.network.replies.remove(0);
+    cluster.deliver_reply(reply);
+    assert!(cluster.oracle.outstanding.contains_key(&operation));
+    assert_eq!(cluster.replica(server(1)).committed(), Sequence(0));
+    cluster.settle_down();
+    assert!(cluster.oracle.outstanding.is_empty());
+    for id in 1..=3 {
+        assert_eq!(cluster.replica(server(id)).committed(), Sequence(1));
+    }
+    assert_eq!(cluster.nodes[&server(4)].disk.committed, Sequence(0));
+}
+
+#[test]
+fn a_prepared_write_is_not_read_and_makes_a_secondary_ask_the_primary() {
+    let mut cluster = ready();
+    cluster.write(0);
+    let request = cluster.network.requests.remove(0);
+    cluster.deliver_request(request);
+    let packet = cluster.network.lanes.get_mut(&(server(1), server(2))).and_then(|lane| lane.pop_front());
+    cluster.deliver(packet.expect("a prepare for server 2"));
+    let secondary = cluster.replica(server(2));
+    assert_eq!(secondary.plan_read(Epoch(1), 0, 8), ReadPlan::AskPrimary(server(1)));
+    assert_eq!(secondary.plan_read(Epoch(1), 8, 8), ReadPlan::Local);
+    assert_eq!(cluster.replica(server(1)).plan_read(Epoch(1), 0, 8), ReadPlan::Local);
+    assert_eq!(secondary.plan_read(Epoch(2), 8, 8), ReadPlan::Refuse(Status::StaleEpoch));
+    assert_eq!(cluster.replica(server(4)).plan_read(Epoch(1), 8, 8), ReadPlan::Refuse(Status::NotMember));
+}
+
+#[test]
+fn nothing_is_served_without_a_lease_or_before_the_master_confirms() {
+    let mut replica = alone();
+    assert_eq!(replica.plan_read(Epoch(1), 0, 1), ReadPlan::Local);
+    replica.handle(Event::Lease(false));
+    assert_eq!(replica.plan_read(Epoch(1), 0, 1), ReadPlan::Refuse(Status::NoLease));
+    replica.handle(Event::Lease(true));
+    assert_eq!(replica.plan_read(Epoch(1), 0, 1), ReadPlan::Refuse(Status::Busy));
+    replica.handle(Event::InForce(configuration(1, 1, &[1], &[])));
+    assert_eq!(replica.plan_read(Epoch(1), 0, 1), ReadPlan::Local);
+}
+
+#[test]
+fn a_repeat_is_answered_with_the_first_place_and_not_applied() {
+    let mut replica = alone();
+    let append = Mutation::Append { min_offset: 0, limit: 100, length: 10 };
+    for operation in 1..=2 {
+        let actions = mutate(&mut replica, operation, operation, append);
+        assert!(matches!(actions[..], [Action::Store { .. }]));
+        replica.handle(Event::Stored(Ok(())));
+    }
+    let outcome = Outcome { offset: 0, ..Outcome::at(Status::Ok, Sequence(1)) };
+    assert_eq!(mutate(&mut replica, 3, 1, append), vec![Action::Reply { token: Token(3), outcome }]);
+    assert_eq!(replica.tail(), 20);
+}
+
+#[test]
+fn an_append_that_does_not_fit_is_refused_with_the_tail() {
+    let mut replica = alone();
+    mutate(&mut replica, 1, 1, Mutation::At { kind: WriteKind::Data, offset: 0, length: 95 });
+    replica.handle(Event::Stored(Ok(())));
+    let actions = mutate(&mut replica, 2, 2, Mutation::Append { min_offset: 0, limit: 100, length: 10 });
+    let outcome = Outcome { offset: 95, ..Outcome::of(Status::NoRoom) };
+    assert_eq!(actions, vec![Action::Reply { token: Token(2), outcome }]);
+    let actions = mutate(&mut replica, 3, 3, Mutation::At { kind: WriteKind::Truncate, offset: 90, length: 10 });
+    assert!(matches!(actions[..], [Action::Store { .. }]));
+    replica.handle(Event::Stored(Ok(())));
+    assert_eq!((replica.length(), replica.tail()), (90, 90));
+}
+
+#[test]
+fn a_full_disk_at_the_primary_refuses_the_write_and_leaves_no_gap() {
+    let mut replica = alone();
+    let data = Mutation::At { kind: WriteKind::Data, offset: 0, length: 4 };
+    mutate(&mut replica, 1, 1, data);
+    let actions = replica.handle(Event::Stored(Err(Status::NoSpace)));
+    assert_eq!(actions, vec![Action::Reply { token: Token(1), outcome: Outcome::of(Status::NoSpace) }]);
+    assert!(!replica.is_broken());
+    let actions = mutate(&mut replica, 2, 1, data);
+    assert!(matches!(actions[..], [Action::Store { write, .. }] if write.sequence() == Sequence(1)));
+}
+
+#[test]
+fn a_settle_rolls_back_older_epochs_only() {
+    let loaded = Loaded {
+        configuration: Some(configuration(1, 1, &[1, 2, 3], &[])),
+        committed: Sequence(1),
+        prepared: vec![write(1, 2, 0), write(1, 3, 8)],
+        ..Loaded::default()
+    };
+    let mut replica = Replica::new(server(2), loaded);
+    replica.handle(Event::Lease(true));
+    replica.handle(Event::Configuration(configuration(2, 3, &[2, 3], &[])));
+    let settle = Message::Settle { committed: Sequence(1), prepared: Sequence(2) };
+    let event = Event::Peer { token: Some(Token(1)), epoch: Epoch(2), message: settle };
+    let actions = replica.handle(event.clone());
+    assert_eq!(actions[0], Action::RollBack(Sequence(2)));
+    let prepare = Message::Prepare { write: write(2, 3, 16), confirmed: 0, committed: Sequence(1) };
+    replica.handle(Event::Peer { token: None, epoch: Epoch(2), message: prepare });
+    replica.handle(Event::Stored(Ok(())));
+    // The same settle once more, late: what this epoch ordered stays.
+    let actions = replica.handle(event);
+    assert!(matches!(actions[..], [Action::Reply { .. }]));
+    assert_eq!(replica.prepared(), Sequence(3));
+}
+
+#[test]
+fn a_prepare_after_a_gap_is_refused() {
+    let mut cluster = ready();
+    let epoch = Epoch(1);
+    let message = Message::Prepare { write: write(1, 2, 0), confirmed: 0, committed: Sequence(0) };
+    let replica = cluster.node(server(2)).replica.as_mut().expect("running");
+    let actions = replica.handle(Event::Peer { token: Some(Token(77)), epoch, message });
+    let outcome = Outcome::at(Status::OutOfOrder, Sequence(0));
+    assert_eq!(actions, vec![Action::Reply { token: Token(77), outcome }]);
+}
+
+#[test]
+fn a_dead_member_is_left_out_and_the_write_goes_on() {
+    let mut cluster = ready();
+    cluster.crash(server(3));
+    cluster.write(1);
+    cluster.settle_down();
+    assert_eq!(cluster.oracle.outstanding.len(), 1);
+    while !cluster.nodes[&server(1)].timers.is_empty() {
+        cluster.timer(server(1));
+        if cluster.replica(server(1)).wanted_change().is_some() {
+            break;
+        }
+    }
+    let wanted = WantedChange { epoch: Epoch(1), failed: vec![server(3)], ready: Vec::new() };
+    assert_eq!(cluster.replica(server(1)).wanted_change(), Some(wanted));
+    cluster.grant(server(1));
+    cluster.settle_down();
+    assert!(cluster.oracle.outstanding.is_empty());
+    assert_eq!(cluster.configuration.members, vec![server(1), server(2)]);
+}
+
+#[test]
+fn a_member_that_comes_back_in_time_is_kept() {
+    let mut cluster = ready();
+    cluster.crash(server(3));
+    cluster.write(1);
+    cluster.settle_down();
+    cluster.restart(server(3));
+    for _ in 0..20 {
+        cluster.timer(server(1));
+        cluster.settle_down();
+    }
+    assert!(cluster.oracle.outstanding.is_empty());
+    assert_eq!(cluster.replica(server(1)).wanted_change(), None);
+    assert_eq!(cluster.replica(server(3)).committed(), Sequence(1));
+}
+
+#[test]
+fn a_recruit_is_filled_and_promoted_once_durable() {
+    let mut cluster = ready();
+    for cell in 0..8 {
+        cluster.write(cell);
+        cluster.settle_down();
+    }
+    let mut next = configuration(0, 1, &[1, 2, 3], &[4]);
+    next.epoch = Epoch(0);
+    cluster.install(next);
+    cluster.tell(server(1));
+    cluster.write(9);
+    cluster.settle_down();
+    let wanted = WantedChange { epoch: Epoch(2), failed: Vec::new(), ready: vec![server(4)] };
+    assert_eq!(cluster.replica(server(4)).role(), Role::Syncing);
+    assert_eq!(cluster.replica(server(1)).wanted_change(), Some(wanted));
+    cluster.grant(server(1));
+    cluster.settle_down();
+    cluster.tell(server(4));
+    assert_eq!(cluster.replica(server(4)).role(), Role::Secondary);
+    assert_eq!(cluster.nodes[&server(4)].disk.content, cluster.nodes[&server(1)].disk.content);
+    let unconfirmed = OperationId { session: SessionId(9), operation: 9 };
+    let theirs = cluster.nodes[&server(4)].disk.operations.get(&unconfirmed);
+    assert!(theirs.is_some());
+    assert_eq!(theirs, cluster.nodes[&server(1)].disk.operations.get(&unconfirmed));
+}
+
+#[test]
+fn a_returning_member_gets_only_the_blocks_that_changed() {
+    let mut cluster = ready();
+    for cell in 0..8 {
+        cluster.write(cell);
+        cluster.settle_down();
+    }
+    cluster.install(configuration(0, 1, &[1, 2], &[]));
+    cluster.tell(server(1));
+    cluster.settle_down();
+    cluster.write(0);
+    cluster.settle_down();
+    cluster.install(configuration(0, 1, &[1, 2], &[3]));
+    cluster.tell(server(1));
+    cluster.settle_down();
+    cluster.grant(server(1));
+    cluster.settle_down();
+    assert_eq!(cluster.configuration.members.len(), 3);
+    assert_eq!(cluster.nodes[&server(3)].disk.content, cluster.nodes[&server(1)].disk.content);
+    assert!(cluster.copied <= 6, "{} blocks were copied", cluster.copied);
+}
+
+#[test]
+fn a_sync_waits_for_every_member() {
+    let mut cluster = ready();
+    cluster.write(0);
+    cluster.settle_down();
+    cluster.sync(server(1));
+    assert!(cluster.flush_ticket(server(1)).is_some());
+    cluster.timer(server(1));
+    assert_eq!(cluster.oracle.synced, Sequence(0));
+    let flushes = |cluster: &Cluster, to: u16| {
+        let lane = &cluster.network.lanes[&(server(1), server(to))];
+        lane.iter().filter(|packet| matches!(packet.wants, Wants::Flush(_))).count()
+    };
+    assert_eq!((flushes(&cluster, 2), flushes(&cluster, 3)), (1, 1));
+    cluster.settle_down();
+    assert_eq!(cluster.oracle.synced, Sequence(1));
+}
+
+#[test]
+fn a_suspect_primary_hands_over_and_a_sole_survivor_serves() {
+    let loaded =
+        Loaded { configuration: Some(configuration(3, 1, &[1, 2], &[])), suspect: true, ..Loaded::default() };
+    let mut replica = Replica::new(server(1), loaded);
+    let actions = replica.handle(Event::Lease(true));
+    assert_eq!(actions, vec![Action::AskMaster]);
+    let wanted = WantedChange { epoch: Epoch(3), failed: vec![server(1)], ready: Vec::new() };
+    assert_eq!(replica.wanted_change(), Some(wanted));
+    let actions = replica.handle(Event::InForce(configuration(4, 1, &[1], &[])));
+    assert!(actions.contains(&Action::ClearSuspect));
+    assert!(replica.is_serving());
+}
+
+#[test]
+fn a_new_primary_finishes_what_the_old_one_left_prepared_everywhere() {
+    let mut cluster = ready();
+    let operation = cluster.write(5);
+    let mutation = cluster.mutation(operation);
+    let request = cluster.network.requests.remove(0);
+    cluster.deliver_request(request);
+    for to in [2, 3] {
+        let packet = cluster.network.lanes.get_mut(&(server(1), server(to))).and_then(|lane| lane.pop_front());
+        let packet = packet.expect("a prepare");
+        assert!(matches!(&packet.body, Body::Message { message: Message::Prepare { .. }, .. }));
+        cluster.deliver(packet);
+    }
+    cluster.crash(server(1));
+    cluster.install(configuration(0, 2, &[2, 3], &[]));
+    cluster.tell(server(2));
+    cluster.settle_down();
+    assert_eq!(cluster.replica(server(2)).committed(), Sequence(1));
+    let replica = cluster.node(server(2)).replica.as_mut().expect("running");
+    let actions = mutate(replica, 500, operation, mutation);
+    let outcome = Outcome { offset: 20, ..Outcome::at(Status::Ok, Sequence(1)) };
+    assert_eq!(actions, vec![Action::Reply { token: Token(500), outcome }]);
+}

@@ -1,0 +1,93 @@
+//! Programs that people run on a file system.
+
+use gfs_e2e::work::{run, shell};
+use gfs_e2e::{Cluster, Options};
+
+#[test]
+fn git_works() {
+    let cluster = Cluster::start(Options::default());
+    let source = cluster.scratch().join("source");
+    let script = format!(
+        "git init -q {0} && cd {0} && git config user.email t@t && git config user.name t && \
+         for d in $(seq 20); do mkdir d$d; for n in $(seq 20); do echo \"$d $n\" > d$d/f$n; done; done && \
+         git add -A && git commit -qm one",
+        source.display()
+    );
+    shell(&cluster.scratch(), &script);
+    let script = format!(
+        "git clone -q {} clone && cd clone && git config user.email t@t && git config user.name t && \
+         git checkout -qb side && for n in $(seq 20); do echo more >> d$n/f1; done && git commit -qam two && \
+         git checkout -q - && git merge -q side && git rm -rq d3 && git commit -qm three && git gc -q && \
+         git fsck --strict && git status --porcelain | wc -l",
+        source.display()
+    );
+    assert_eq!(shell(&cluster.mount(), &script).trim(), "0");
+}
+
+#[test]
+fn sqlite_works_in_both_journal_modes_with_two_processes() {
+    let cluster = Cluster::start(Options::default());
+    for mode in ["delete", "wal"] {
+        let script = format!(
+            "sqlite3 {mode}.db 'pragma journal_mode={mode}; create table t(a integer primary key, b text);' >/dev/null
+             work() {{ for n in $(seq 25); do sqlite3 -cmd '.timeout 60000' {mode}.db \"begin immediate; insert into t(b) values('$1 $n'); commit;\"; done; }}
+             work one & first=$!; work two & second=$!
+             wait $first; wait $second
+             sqlite3 {mode}.db 'pragma integrity_check; select count(*) from t;'"
+        );
+        assert_eq!(shell(&cluster.mount(), &script), "ok\n50\n", "journal mode {mode}");
+    }
+}
+
+#[test]
+fn tar_keeps_acls_xattrs_and_holes() {
+    let cluster = Cluster::start(Options::default());
+    let script = "mkdir -p tree/sub && echo data > tree/file && setfattr -n user.color -v blue tree/file && \
+        setfacl -m u:daemon:rw,g:nogroup:r tree/file && setfacl -d -m u:daemon:rwx tree/sub && touch tree/sub/inherits && \
+        truncate -s 10M tree/sparse && printf x | dd of=tree/sparse bs=1 seek=5000000 conv=notrunc status=none && \
+        ln -s file tree/symlink && ln tree/file tree/hard && mkfifo tree/fifo && \
+        tar --acls --xattrs --xattrs-include='*' --sparse -cf t.tar tree && mkdir out && \
+        tar --acls --xattrs --xattrs-include='*' -xpf t.tar -C out && cd out && \
+        getfattr --only-values -n user.color tree/file && diff <(cd ../tree && getfacl -R . ) <(cd tree && getfacl -R .) && \
+        cmp tree/sparse ../tree/sparse && test $(stat -c %h tree/file) = 2 && test -p tree/fifo && \
+        getfacl tree/sub/inherits | grep -q user:daemon:rwx && test $(du -k tree/sparse | cut -f1) -lt 5000";
+    assert_eq!(shell(&cluster.mount(), script), "blue");
+}
+
+#[test]
+fn rsync_and_atomic_saves_work() {
+    let cluster = Cluster::start(Options::default());
+    let script = "mkdir -p src/a/b && for n in $(seq 50); do head -c $((n * 997)) /dev/urandom > src/a/b/f$n; done
+        rsync -a --checksum src/ dst/ && diff -r src dst && echo changed > src/a/b/f1 && rsync -a --checksum src/ dst/ && diff -r src dst
+        for n in $(seq 20); do echo version $n > .doc.swp && sync .doc.swp && cp -p doc doc~ 2>/dev/null || true; mv .doc.swp doc; done
+        cat doc";
+    assert_eq!(shell(&cluster.mount(), script).trim(), "version 20");
+}
+
+#[test]
+fn compilers_build_and_run_on_the_mount() {
+    let cluster = Cluster::start(Options::default());
+    let script = "printf '#include <stdio.h>\\nint main(void){puts(\"built\");return 0;}\\n' > m.c && gcc -O2 -o m m.c && ./m && \
+        mkdir -p p/src && printf '[package]\\nname = \"p\"\\nversion = \"0.1.0\"\\nedition = \"2021\"\\n[workspace]\\n' > p/Cargo.toml && \
+        printf 'fn main(){println!(\"cargo\");}\\n' > p/src/main.rs && cd p && env -u CARGO_TARGET_DIR cargo build -q --offline && ./target/debug/p";
+    assert_eq!(shell(&cluster.mount(), script), "built\ncargo\n");
+}
+
+#[test]
+fn supplementary_groups_and_ownership_are_respected() {
+    let cluster = Cluster::start(Options::default());
+    let mount = cluster.mount();
+    shell(&mount, "mkdir shared && chgrp 4 shared && chmod 2770 shared && mkdir tmp && chmod 1777 tmp && echo root > tmp/roots");
+    let python = format!(
+        "import os\nos.chdir({mount:?})\nos.setgroups([4, 1234])\nos.setgid(65534)\nos.setuid(65534)\n\
+         open('shared/mine', 'w').write('x')\nassert os.stat('shared/mine').st_gid == 4\n\
+         try:\n    os.unlink('tmp/roots')\nexcept PermissionError:\n    pass\nelse:\n    raise SystemExit('sticky bit ignored')\n"
+    );
+    run("python3", &["-c", &python], &cluster.scratch());
+    let python = format!(
+        "import os\nos.setgroups([])\nos.setgid(65534)\nos.setuid(65534)\n\
+         try:\n    os.listdir({:?})\nexcept PermissionError:\n    pass\nelse:\n    raise SystemExit('group ignored')\n",
+        mount.join("shared")
+    );
+    run("python3", &["-c", &python], &cluster.scratch());
+}

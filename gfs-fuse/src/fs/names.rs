@@ -1,0 +1,216 @@
+//! Names: looking them up, making, linking, moving and removing them, and reading directories.
+
+use super::directory::{self, AFTER_DOT, AFTER_DOTS, Listed, PAGE_ENTRIES, Page};
+use super::{Call, Found, Fs, Lookup, Name, unexpected};
+use crate::errno::{Errno, Result};
+use gfs_client::{Attributes, ClientError, Grant, InodeId, NodeKind, Refusal, RenameMode, Request};
+use gfs_core::meta::request::{Answer, Query, Reply};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// For how long a name that was moved may stay in the kernel's cache: with what was left of the old name's time.
+const MOVED_NAME: Duration = Duration::from_secs(2);
+
+impl Fs {
+    /// Looks a name up.
+    ///
+    /// # Errors
+    /// What the master says; an absent name is no error.
+    pub async fn lookup(&self, call: &Call, at: &Name) -> Result<Lookup> {
+        let query = Query::Lookup { parent: at.0, name: at.1.clone() };
+        let answered = self.client.query(&call.context, query).await?;
+        match answered.answer {
+            Answer::Attributes(attributes) if self.is_touched(attributes.inode) => {
+                // The access time in it is about to be old.
+                Ok(Lookup::Found(self.get_attributes(call, attributes.inode).await?))
+            }
+            Answer::Attributes(attributes) => Ok(Lookup::Found(Found { attributes, grant: Some(answered.grant) })),
+            Answer::Refused(Refusal::NotFound) => Ok(Lookup::Absent(Some(answered.grant))),
+            Answer::Refused(refusal) => Err(refusal.into()),
+            _ => Err(unexpected("lookup")),
+        }
+    }
+
+    /// Makes anything that has a name but is not opened at once. `mode` is the mode and the umask.
+    ///
+    /// # Errors
+    /// EEXIST, and what the master says.
+    pub async fn make(&self, call: &Call, at: &Name, kind: NodeKind, mode: (u16, u16)) -> Result<Found> {
+        let request =
+            Request::Create { parent: at.0, name: at.1.clone(), kind, mode: mode.0, umask: mode.1, exclusive: true };
+        self.entry(call, "create", request).await
+    }
+
+    /// Gives an inode another name.
+    ///
+    /// # Errors
+    /// EEXIST, EMLINK, and what the master says.
+    pub async fn link(&self, call: &Call, inode: InodeId, at: &Name) -> Result<Found> {
+        self.entry(call, "link", Request::Link { inode, parent: at.0, name: at.1.clone() }).await
+    }
+
+    async fn entry(&self, call: &Call, operation: &'static str, request: Request) -> Result<Found> {
+        let outcome = self.client.mutate(&call.context, request).await?;
+        match outcome.reply {
+            Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } => {
+                Ok(Found { attributes, grant: Some(outcome.grant) })
+            }
+            Reply::Refused(refusal) => Err(refusal.into()),
+            Reply::Done | Reply::Chunks(_) => Err(unexpected(operation)),
+        }
+    }
+
+    /// Removes the name of something that is no directory.
+    ///
+    /// # Errors
+    /// What the master says.
+    pub async fn unlink(&self, call: &Call, (parent, name): Name) -> Result<()> {
+        self.done(call, Request::Unlink { parent, name }).await
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// What the master says.
+    pub async fn rmdir(&self, call: &Call, (parent, name): Name) -> Result<()> {
+        self.done(call, Request::Rmdir { parent, name }).await
+    }
+
+    /// Moves a name; `flags` as renameat2(2).
+    ///
+    /// # Errors
+    /// EINVAL for flags that do not go together or are not known, and what the master says.
+    pub async fn rename(&self, call: &Call, from: Name, to: Name, flags: u32) -> Result<()> {
+        let mode = rename_mode(flags)?;
+        // The kernel moves what it has cached under the old name to the new one, and back when exchanging.
+        self.note_name(to.0, &to.1, MOVED_NAME);
+        if mode == RenameMode::Exchange {
+            self.note_name(from.0, &from.1, MOVED_NAME);
+        }
+        let request = Request::Rename { parent: from.0, name: from.1, new_parent: to.0, new_name: to.1, mode };
+        self.done(call, request).await
+    }
+
+    /// A mutation of which only the success counts.
+    pub(super) async fn done(&self, call: &Call, request: Request) -> Result<()> {
+        match self.client.mutate(&call.context, request).await?.reply {
+            Reply::Refused(refusal) => Err(refusal.into()),
+            Reply::Done | Reply::Entry { .. } | Reply::Attributes { .. } | Reply::Chunks(_) => Ok(()),
+        }
+    }
+
+    /// Reads a symbolic link.
+    ///
+    /// # Errors
+    /// EINVAL for anything else.
+    pub async fn read_link(&self, call: &Call, inode: InodeId) -> Result<Vec<u8>> {
+        match self.client.query(&call.context, Query::ReadLink { inode }).await?.answer {
+            Answer::Target(target) => Ok(target),
+            Answer::Refused(refusal) => Err(refusal.into()),
+            _ => Err(unexpected("readlink")),
+        }
+    }
+
+    /// A run of entries of an open directory that goes on from `offset`; empty at the end.
+    ///
+    /// # Errors
+    /// EBADF, and what the master says.
+    pub async fn read_directory(&self, call: &Call, handle: u64, offset: u64) -> Result<Arc<Page>> {
+        let handle = self.directories.get(handle)?;
+        if let Some(page) = handle.kept(offset) {
+            return Ok(page);
+        }
+        if offset == 0 {
+            self.note_access(handle.inode);
+        }
+        let dots = self.dots(call, handle.inode, offset).await?;
+        let cookie = directory::cookie_of(offset).unwrap_or_default();
+        let (entries, end, grant) = self.page(call, handle.inode, cookie).await?;
+        let page = Page::new(offset, dots, entries, end, Some(grant)).ok_or_else(|| unexpected("readdir"))?;
+        let page = Arc::new(page);
+        handle.keep(&page);
+        Ok(page)
+    }
+
+    async fn page(
+        &self,
+        call: &Call,
+        inode: InodeId,
+        cookie: u64,
+    ) -> Result<(Vec<gfs_client::DirectoryEntry>, bool, Grant)> {
+        let query = Query::ReadDirectory { inode, cookie, limit: PAGE_ENTRIES };
+        let answered = self.client.query(&call.context, query).await?;
+        match answered.answer {
+            Answer::Directory { entries, end } => Ok((entries, end, answered.grant)),
+            Answer::Refused(refusal) => Err(refusal.into()),
+            _ => Err(unexpected("readdir")),
+        }
+    }
+
+    /// `.` and `..`, as far as they come after `offset`.
+    async fn dots(&self, call: &Call, inode: InodeId, offset: u64) -> Result<Vec<Listed>> {
+        let mut dots = Vec::new();
+        if offset < AFTER_DOT {
+            let attributes = self.get_attributes(call, inode).await?.attributes;
+            dots.push(Listed { offset: AFTER_DOT, name: b".".to_vec(), attributes });
+        }
+        if offset < AFTER_DOTS {
+            let attributes = self.parent_of(call, inode).await?;
+            dots.push(Listed { offset: AFTER_DOTS, name: b"..".to_vec(), attributes });
+        }
+        Ok(dots)
+    }
+
+    /// The directory above; the root of the mount is its own.
+    async fn parent_of(&self, call: &Call, inode: InodeId) -> Result<Attributes> {
+        if inode == self.root {
+            return Ok(self.get_attributes(call, inode).await?.attributes);
+        }
+        match self.lookup(call, &(inode, b"..".to_vec())).await? {
+            Lookup::Found(found) => Ok(found.attributes),
+            Lookup::Absent(_) => Err(Errno(libc::ENOENT)),
+        }
+    }
+}
+
+/// What a create that found the name taken is answered with. When the caller did not insist on making the file, the kernel
+/// is sent to look again (ESTALE), so that it opens the file with all its checks of permission: another mount made it
+/// after the kernel had found the name absent.
+pub(super) fn taken(error: ClientError, flags: i32) -> Errno {
+    match error {
+        ClientError::Refused(Refusal::Exists) if flags & libc::O_EXCL == 0 => Errno(libc::ESTALE),
+        other => other.into(),
+    }
+}
+
+fn rename_mode(flags: u32) -> Result<RenameMode> {
+    match flags {
+        0 => Ok(RenameMode::Replace),
+        libc::RENAME_NOREPLACE => Ok(RenameMode::NoReplace),
+        libc::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
+        _ => Err(Errno(libc::EINVAL)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rename_flags_have_one_meaning_each() {
+        assert_eq!(rename_mode(0), Ok(RenameMode::Replace));
+        assert_eq!(rename_mode(libc::RENAME_NOREPLACE), Ok(RenameMode::NoReplace));
+        assert_eq!(rename_mode(libc::RENAME_EXCHANGE), Ok(RenameMode::Exchange));
+        for flags in [libc::RENAME_WHITEOUT, libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE, 64] {
+            assert_eq!(rename_mode(flags), Err(Errno(libc::EINVAL)));
+        }
+    }
+
+    #[test]
+    fn name_taken_meanwhile_sends_the_kernel_to_look_again_unless_exclusive() {
+        let exists = || ClientError::Refused(Refusal::Exists);
+        assert_eq!(taken(exists(), libc::O_CREAT), Errno(libc::ESTALE));
+        assert_eq!(taken(exists(), libc::O_CREAT | libc::O_EXCL), Errno(libc::EEXIST));
+        assert_eq!(taken(ClientError::NoSpace, libc::O_CREAT), Errno(libc::ENOSPC));
+    }
+}

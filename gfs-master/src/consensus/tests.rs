@@ -1,0 +1,162 @@
+//! The log, the machine and the batcher together, on a real directory.
+
+use super::log_store::LogStore;
+use super::machine::Machine;
+use super::raft::{CheckpointPolicy, RaftConsensus};
+use super::types::{StorageError, StoredMembership, TypeConfig};
+use super::{Consensus, ConsensusError};
+use crate::checkpoint::{self, Frozen};
+use crate::data_dir::{DataDir, FormatOptions};
+use gfs_core::ids::{ClusterId, OperationId, ROOT, SessionId};
+use gfs_core::meta::command::{Command, CommandReply};
+use gfs_core::meta::request::{ClientCommand, Credentials, NodeKind, Reply, Request, Timestamp};
+use gfs_core::meta::state::State;
+use gfs_log::LogOptions;
+use openraft::testing::{StoreBuilder, Suite};
+use std::path::Path;
+use std::sync::Arc;
+
+const FORMAT: FormatOptions = FormatOptions { chunk_size: 1 << 20, replicas: 3 };
+const NEVER: CheckpointPolicy = CheckpointPolicy { log_bytes: u64::MAX, entries: u64::MAX };
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, LogStore, Machine, tempfile::TempDir> for Builder {
+    async fn build(&self) -> Result<(tempfile::TempDir, LogStore, Machine), StorageError> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = LogOptions { name: "log".into(), ..LogOptions::default() };
+        let log = LogStore::open(&dir.path().join("log"), options).unwrap();
+        let cluster = ClusterId(3);
+        let state = State::format(cluster, 1 << 20, 3, 0o755, Timestamp(1));
+        let start = Frozen { state, last: None, membership: StoredMembership::default(), clock: Timestamp(1) };
+        let machine = Machine::new(dir.path().to_owned(), cluster, start);
+        Ok((dir, log, machine))
+    }
+}
+
+#[test]
+fn the_storage_passes_the_suite_of_openraft() {
+    Suite::test_all(Builder).unwrap();
+}
+
+async fn start(path: &Path, policy: CheckpointPolicy) -> RaftConsensus {
+    let dir = DataDir::open(path, FORMAT, None).unwrap();
+    RaftConsensus::start(dir, policy).await.unwrap()
+}
+
+async fn open_session(raft: &RaftConsensus, nonce: u64) -> SessionId {
+    let command = Command::OpenSession { nonce, description: "test".into() };
+    match raft.propose(command).await.unwrap() {
+        CommandReply::Session(session) => session,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn create(session: SessionId, operation: u64) -> Command {
+    Command::Client(ClientCommand {
+        id: OperationId { session, operation },
+        confirmed: 0,
+        credentials: Credentials::default(),
+        request: Request::Create {
+            parent: ROOT,
+            name: format!("file-{operation}").into_bytes(),
+            kind: NodeKind::File,
+            mode: 0o644,
+            umask: 0,
+            exclusive: true,
+        },
+    })
+}
+
+async fn fill(raft: &Arc<RaftConsensus>, session: SessionId, range: std::ops::Range<u64>) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for operation in range {
+        let raft = raft.clone();
+        tasks.spawn(async move { raft.propose(create(session, operation)).await.unwrap() });
+    }
+    while let Some(reply) = tasks.join_next().await {
+        let reply = reply.unwrap();
+        assert!(matches!(reply, CommandReply::Client(Reply::Entry { created: true, .. })), "{reply:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_gives_the_same_state_and_concurrent_commands_share_entries() {
+    let dir = tempfile::tempdir().unwrap();
+    let raft = Arc::new(start(dir.path(), NEVER).await);
+    let session = open_session(&raft, 1).await;
+    let before = raft.metrics().log_index;
+    fill(&raft, session, 1..401).await;
+    let entries = raft.metrics().log_index - before;
+    assert!(entries < 200, "400 concurrent commands took {entries} entries");
+    let (hash, clock) = (raft.machine().state().hash(), raft.machine().clock());
+    raft.shutdown().await;
+    drop(raft);
+    let again = start(dir.path(), NEVER).await;
+    assert_eq!(again.machine().state().hash(), hash);
+    assert!(again.machine().clock() >= clock);
+    let replay = again.propose(create(session, 400)).await.unwrap();
+    assert!(matches!(replay, CommandReply::Client(Reply::Entry { created: true, .. })), "{replay:?}");
+    assert_eq!(again.machine().state().counts().namespace.files, 400);
+    again.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_from_checkpoints_gives_the_same_state_also_when_the_newest_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let raft = Arc::new(start(dir.path(), CheckpointPolicy { log_bytes: u64::MAX, entries: 1 }).await);
+    let session = open_session(&raft, 1).await;
+    for round in 0..3 {
+        fill(&raft, session, round * 50 + 1..round * 50 + 51).await;
+        assert!(raft.checkpoint_due());
+        raft.checkpoint().await.unwrap();
+        assert!(!raft.checkpoint_due());
+    }
+    fill(&raft, session, 151..161).await;
+    let hash = raft.machine().state().hash();
+    assert!(raft.metrics().checkpoint_index > 0);
+    raft.shutdown().await;
+    drop(raft);
+    let files = checkpoint::list(dir.path()).unwrap();
+    assert_eq!(files.len(), 2);
+    let again = start(dir.path(), NEVER).await;
+    assert_eq!(again.machine().state().hash(), hash);
+    again.shutdown().await;
+    drop(again);
+    let mut bytes = std::fs::read(&files[0].1).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&files[0].1, bytes).unwrap();
+    let fallen_back = Arc::new(start(dir.path(), NEVER).await);
+    assert_eq!(fallen_back.machine().state().hash(), hash);
+    assert!(!files[0].1.exists());
+    fill(&fallen_back, session, 161..171).await;
+    fallen_back.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_any_good_checkpoint_the_start_stops_with_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let raft = start(dir.path(), NEVER).await;
+    raft.shutdown().await;
+    drop(raft);
+    for (_, path) in checkpoint::list(dir.path()).unwrap() {
+        std::fs::write(path, b"nothing").unwrap();
+    }
+    let dir = DataDir::open(dir.path(), FORMAT, None).unwrap();
+    let error = RaftConsensus::start(dir, NEVER).await.err().unwrap().to_string();
+    assert!(error.contains("no usable checkpoint") && !error.contains('\n'), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_fits_no_entry_is_refused_and_the_next_one_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let raft = start(dir.path(), NEVER).await;
+    let command = Command::OpenSession { nonce: 1, description: "x".repeat(17 << 20) };
+    let error = raft.propose(command).await.unwrap_err();
+    assert!(matches!(error, ConsensusError::TooLarge { .. }));
+    assert_ne!(open_session(&raft, 2).await, SessionId(0));
+    raft.shutdown().await;
+    let after = raft.propose(create(SessionId(1), 1)).await;
+    assert_eq!(after, Err(ConsensusError::Stopped));
+}

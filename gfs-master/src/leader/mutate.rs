@@ -1,0 +1,230 @@
+//! The path of a mutation: known already? under way? then gate, log, and what follows from it.
+//!
+//! This room owns the order of these steps. The steps themselves are the other rooms' of the leader.
+
+use super::times::Hold;
+use super::{Leader, ServeError};
+use gfs_core::ids::{InodeId, OperationId};
+use gfs_core::meta::command::{Command, CommandReply};
+use gfs_core::meta::request::{ClientCommand, Lock, LockMode, Refusal, Reply, Request};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// What a mutation came to, and for how many ms its reply may be cached.
+pub type Outcome = Result<(Reply, u32), ServeError>;
+
+type Running = watch::Receiver<Option<Outcome>>;
+
+/// Mutations under way, by their number.
+#[derive(Default)]
+pub struct InFlight(Mutex<BTreeMap<OperationId, Running>>);
+
+/// Whether a call waits for a lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Waits {
+    /// A conflict is refused.
+    No,
+    /// Until it is held or the call is cancelled.
+    Yes,
+}
+
+impl Leader {
+    /// Carries out a client's mutation once, however often it is asked; every asker gets the first answer. It goes on
+    /// when the asker goes away.
+    ///
+    /// # Errors
+    /// When it could not be served; asked again under the same number it is tried again.
+    pub async fn mutate(self: &Arc<Self>, command: ClientCommand, waits: Waits) -> Outcome {
+        let id = command.id;
+        let mut running = {
+            let mut in_flight = self.in_flight.0.lock();
+            match in_flight.get(&id) {
+                Some(running) => running.clone(),
+                None => {
+                    let (done, running) = watch::channel(None);
+                    in_flight.insert(id, running.clone());
+                    let leader = self.clone();
+                    tokio::spawn(async move {
+                        let _cleanup = Cleanup { leader: leader.clone(), id };
+                        let outcome = leader.carry_out(command, waits).await;
+                        done.send_replace(Some(outcome));
+                    });
+                    running
+                }
+            }
+        };
+        match running.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Err(ServeError::Unexpected)),
+            Err(_) => Err(ServeError::Unexpected),
+        }
+    }
+
+    async fn carry_out(self: &Arc<Self>, command: ClientCommand, waits: Waits) -> Outcome {
+        let replayed = self.machine.state().replayed(command.id);
+        let (request, reply) = match replayed {
+            Some(reply) => (command.request, reply),
+            None => self.first_time(command.clone(), waits).await?,
+        };
+        self.follow_up(command.id, request, reply).await
+    }
+
+    async fn first_time(
+        self: &Arc<Self>,
+        mut command: ClientCommand,
+        waits: Waits,
+    ) -> Result<(Request, Reply), ServeError> {
+        let session = command.id.session;
+        match &mut command.request {
+            Request::SetLock { inode, lock } => {
+                lock.owner.session = session;
+                let (inode, lock) = (*inode, *lock);
+                if lock.mode != LockMode::Unlock {
+                    return self.acquire(command, inode, lock, waits).await;
+                }
+            }
+            Request::ReleaseLocks { owner, .. } => owner.session = session,
+            Request::AllocateChunks { .. } => {
+                if let Some(refusal) = self.place(&mut command.request)? {
+                    return Ok((command.request, Reply::Refused(refusal)));
+                }
+            }
+            Request::Barrier => self.flush_times(Duration::ZERO, Some(session)).await,
+            _ => (),
+        }
+        self.commit(command).await
+    }
+
+    /// Through the gate into the log. What has to wait for a cut of the file waits for it.
+    async fn commit(self: &Arc<Self>, mut command: ClientCommand) -> Result<(Request, Reply), ServeError> {
+        loop {
+            let waits = self.machine.state().waits_for_shrink(&command.request);
+            if waits && let Some(inode) = inode_of(&command.request) {
+                self.wait_for_shrink(inode).await?;
+            }
+            let reply = self.commit_once(&mut command).await?;
+            let again = reply == Reply::Refused(Refusal::Stale) && self.machine.state().waits_for_shrink(&command.request);
+            if !again {
+                return Ok((command.request, reply));
+            }
+        }
+    }
+
+    async fn commit_once(self: &Arc<Self>, command: &mut ClientCommand) -> Result<Reply, ServeError> {
+        let session = command.id.session;
+        let touched = self.machine.state().touched(&command.request);
+        let held = self.gate.clear(&self.sessions, touched, session).await;
+        let hold = self.hold_times(&mut command.request).await;
+        let received = self.now();
+        let reply = match self.consensus.propose(Command::Client(command.clone())).await? {
+            CommandReply::Client(reply) => reply,
+            _ => return Err(ServeError::Unexpected),
+        };
+        if let Some(hold) = hold
+            && !matches!(reply, Reply::Refused(_))
+            && sets_mtime(&command.request)
+        {
+            hold.superseded(received);
+        }
+        drop(held);
+        Ok(reply)
+    }
+
+    async fn hold_times(&self, request: &mut Request) -> Option<Hold> {
+        let (inode, clear_suid) = match request {
+            Request::SetAttributes { inode, changes } => (*inode, &mut changes.clear_suid),
+            Request::CommitWrite { inode, clear_suid, .. } => (*inode, clear_suid),
+            _ => return None,
+        };
+        let hold = self.times.hold(inode).await?;
+        // A chmod after the write may set the bits again; what came before it is done first, in the same record.
+        *clear_suid |= self.times.clears_suid(inode);
+        Some(hold)
+    }
+
+    /// Takes a lock that looks free, or queues up for it.
+    async fn acquire(
+        self: &Arc<Self>,
+        command: ClientCommand,
+        inode: InodeId,
+        lock: Lock,
+        waits: Waits,
+    ) -> Result<(Request, Reply), ServeError> {
+        let call = self.locks.cancellable(command.id);
+        loop {
+            let turn = self.locks.acquire(inode).await;
+            let waiter = {
+                let state = self.machine.state();
+                if waits == Waits::No || state.locks().conflicting(inode, &lock).is_none() {
+                    None
+                } else {
+                    match self.locks.wait(state.locks(), inode, lock) {
+                        Some(waiter) => Some(waiter),
+                        None => return Ok((command.request, Reply::Refused(Refusal::Deadlock))),
+                    }
+                }
+            };
+            let Some(waiter) = waiter else {
+                let committed = self.commit(command.clone()).await;
+                drop(turn);
+                match committed {
+                    Ok((_, Reply::Refused(Refusal::WouldBlock))) if waits == Waits::Yes => continue,
+                    committed => return committed,
+                }
+            };
+            drop(turn);
+            tokio::select! {
+                () = waiter.woken() => (),
+                () = call.cancelled() => return Ok((command.request, Reply::Refused(Refusal::Interrupted))),
+            }
+        }
+    }
+
+    async fn follow_up(self: &Arc<Self>, id: OperationId, request: Request, mut reply: Reply) -> Outcome {
+        match &request {
+            Request::SetLock { inode, .. } | Request::ReleaseLocks { inode, .. } => self.locks.wake(*inode),
+            Request::Unlink { .. } | Request::Rename { .. } | Request::Rmdir { .. } => self.work.notify_one(),
+            _ => (),
+        }
+        if let Reply::Chunks(chunks) = &reply {
+            self.announce(chunks.iter().map(|(handle, _)| *handle));
+        }
+        if let Reply::Attributes { attributes, pending_shrink } = &mut reply
+            && *pending_shrink
+        {
+            self.wait_for_shrink(attributes.inode).await?;
+            *pending_shrink = false;
+        }
+        let grant_ms = self.grant_reply(id.session, &request, &reply);
+        self.times.show_reply(&mut reply);
+        Ok((reply, grant_ms))
+    }
+}
+
+fn inode_of(request: &Request) -> Option<InodeId> {
+    match request {
+        Request::SetAttributes { inode, .. } | Request::CommitWrite { inode, .. } => Some(*inode),
+        _ => None,
+    }
+}
+
+fn sets_mtime(request: &Request) -> bool {
+    match request {
+        Request::SetAttributes { changes, .. } => changes.mtime.is_some() || changes.size.is_some(),
+        Request::CommitWrite { .. } => true,
+        _ => false,
+    }
+}
+
+struct Cleanup {
+    leader: Arc<Leader>,
+    id: OperationId,
+}
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        self.leader.in_flight.0.lock().remove(&self.id);
+    }
+}

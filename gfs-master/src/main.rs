@@ -1,0 +1,81 @@
+//! `gfs-master`: parses flags, builds the master, runs it.
+
+use clap::Parser;
+use gfs_daemon::args::CommonArgs;
+use gfs_daemon::life::{self, Shutdown};
+use gfs_daemon::log::{self, LogConfig};
+use gfs_master::config::MasterConfig;
+use gfs_master::server::{Server, ServerError};
+use std::process::ExitCode;
+
+const NAME: &str = "gfs-master";
+
+/// The metadata service of gfs.
+#[derive(Parser)]
+#[command(name = NAME, version)]
+struct Args {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Directory of the log and the checkpoints
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+    /// Address of the gRPC port; port 0 picks one
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// Address of the HTTP port: health and metrics
+    #[arg(long, value_name = "HOST:PORT")]
+    http: Option<String>,
+    /// Bytes of a chunk, when a fresh directory is formatted
+    #[arg(long, value_name = "BYTES")]
+    chunk_size: Option<String>,
+    /// Default replicas, when a fresh directory is formatted
+    #[arg(long, value_name = "N")]
+    replicas: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let flags = vec![
+        ("data", args.data.clone()),
+        ("listen", args.listen.clone()),
+        ("http", args.http.clone()),
+        ("chunk_size", args.chunk_size.clone()),
+        ("replicas", args.replicas.clone()),
+    ];
+    let loaded = match args.common.load::<MasterConfig>(NAME, flags) {
+        Ok(loaded) => loaded,
+        Err(error) => return life::exit_usage(NAME, &error),
+    };
+    if args.common.print_config {
+        print!("{}", loaded.print());
+        return ExitCode::SUCCESS;
+    }
+    let config = loaded.value;
+    if let Err(error) = config.check() {
+        return life::exit_usage(NAME, &error);
+    }
+    let log = LogConfig { level: config.log_level.clone(), dir: config.log_dir.clone(), component: NAME.into() };
+    let _guard = match log::init(&log) {
+        Ok(guard) => guard,
+        Err(error) => return life::exit_usage(NAME, &error),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return life::exit_with(NAME, &error),
+    };
+    match runtime.block_on(run(&config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => life::exit_with(NAME, &error),
+    }
+}
+
+async fn run(config: &MasterConfig) -> Result<(), ServerError> {
+    let shutdown = Shutdown::new().map_err(|source| ServerError::Io { operation: "watching signals", source })?;
+    let mut stopping = shutdown.watch();
+    let server = tokio::select! {
+        server = Server::start(config) => server?,
+        _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
+    };
+    life::announce_ready(NAME, server.address, Some(server.http));
+    server.run(shutdown.watch()).await
+}

@@ -1,0 +1,517 @@
+//! `Metadata.Session`: one stream for each client session.
+//!
+//! This room owns a connection: its first words, how many calls are under way, which call a cancellation means. What the
+//! calls do is the leader's. Cancellations, acknowledgements and signs of life are never stuck behind calls.
+
+use super::{Answers, failure};
+use crate::leader::Leader;
+use crate::leader::mutate::Waits;
+use crate::leader::sessions::{Connection, Outgoing};
+use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, ServerId, SessionId};
+use gfs_core::meta::grants::Touched;
+use gfs_core::meta::opens::OpenAccess;
+use gfs_core::meta::request::{Answer, Configuration, Credentials, Query, Refusal, Reply, Request};
+use gfs_proto::convert::{self, ConvertError, answer_to_wire, refusal_code, reply_to_wire, servers_to_wire};
+use gfs_proto::v1::{self, client_message, failure::Code, server_message::Body};
+use gfs_proto::PROTOCOL;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request as Incoming, Response, Status, Streaming};
+
+/// Calls under way in one session; the state keeps as many replies.
+const CALLS: usize = 512;
+/// Waits for locks under way in one session.
+const LOCK_WAITS: usize = 256;
+/// Answers that may wait to be sent.
+const ANSWERS: usize = 1024;
+/// A first message that does not come ends the stream.
+const HELLO_LIMIT: Duration = Duration::from_secs(10);
+/// A client that does not read its answers for so long is cut off.
+const SEND_LIMIT: Duration = Duration::from_secs(10);
+/// Longest description that is kept.
+const MAX_DESCRIPTION: usize = 200;
+/// Longest listing of one answer.
+const MAX_ENTRIES: u32 = 4096;
+/// Most chunks of one layout answer.
+const MAX_LAYOUT: u32 = 4096;
+
+/// The service.
+pub struct MetadataService {
+    leader: Arc<Leader>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl MetadataService {
+    /// Serves until `stopping` turns true; then streams end after their calls.
+    pub fn new(leader: Arc<Leader>, stopping: watch::Receiver<bool>) -> Self {
+        Self { leader, stopping }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::metadata_server::Metadata for MetadataService {
+    type SessionStream = Answers<v1::ServerMessage>;
+
+    async fn session(
+        &self,
+        request: Incoming<Streaming<v1::ClientMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (outgoing, answers) = mpsc::channel(ANSWERS);
+        tokio::spawn(serve(self.leader.clone(), request.into_inner(), outgoing, self.stopping.clone()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+/// What all calls of one stream share.
+struct Stream {
+    leader: Arc<Leader>,
+    session: SessionId,
+    outgoing: Outgoing,
+    calls: Arc<Semaphore>,
+    waits: Arc<Semaphore>,
+    waiting: Mutex<BTreeMap<u64, OperationId>>,
+}
+
+async fn serve(
+    leader: Arc<Leader>,
+    mut incoming: Streaming<v1::ClientMessage>,
+    outgoing: Outgoing,
+    stopping: watch::Receiver<bool>,
+) {
+    let first = tokio::time::timeout(HELLO_LIMIT, incoming.message()).await;
+    let Ok(Ok(Some(v1::ClientMessage { tag, body: Some(client_message::Body::Hello(hello)) }))) = first else {
+        let failure = fail(Code::Malformed, "the first message must be Hello");
+        let _ = outgoing.try_send(Ok(v1::ServerMessage { tag: 0, body: Some(failure) }));
+        return;
+    };
+    let (session, connection) = match greet(&leader, &hello, &outgoing, tag).await {
+        Ok(greeted) => greeted,
+        Err(body) => {
+            let _ = outgoing.try_send(Ok(v1::ServerMessage { tag, body: Some(body) }));
+            return;
+        }
+    };
+    let number = connection.number;
+    let stream = Arc::new(Stream {
+        leader: leader.clone(),
+        session,
+        outgoing,
+        calls: Arc::new(Semaphore::new(CALLS)),
+        waits: Arc::new(Semaphore::new(LOCK_WAITS)),
+        waiting: Mutex::new(BTreeMap::new()),
+    });
+    read(&stream, incoming, connection, stopping).await;
+    leader.sessions.disconnect(session, number);
+    // What is under way is finished and answered if the client still reads.
+    let calls = stream.calls.clone();
+    let _ = tokio::time::timeout(SEND_LIMIT, calls.acquire_many(CALLS as u32)).await;
+}
+
+/// Opens or resumes the session and says welcome.
+async fn greet(
+    leader: &Arc<Leader>,
+    hello: &v1::Hello,
+    outgoing: &Outgoing,
+    tag: u64,
+) -> Result<(SessionId, Connection), Body> {
+    if hello.protocol != PROTOCOL {
+        let text = format!("this master speaks protocol {PROTOCOL}, the client {}", hello.protocol);
+        return Err(fail(Code::Protocol, &text));
+    }
+    let cluster = leader.cluster();
+    if !hello.cluster.is_empty() && hello.cluster[..] != cluster.0.to_be_bytes() {
+        return Err(fail(Code::WrongCluster, &format!("this master serves cluster {cluster}")));
+    }
+    if !leader.consensus.is_leader() {
+        return Err(fail(Code::NotLeader, "not the leader"));
+    }
+    let description: String = hello.description.chars().take(MAX_DESCRIPTION).collect();
+    let known = |session| hello.session != 0 && leader.machine.state().sessions().get(session).is_some();
+    let mut session = SessionId(hello.session);
+    let mut resumed = known(session);
+    let mut connection = if resumed { leader.sessions.connect(session, &description, outgoing.clone()) } else { None };
+    if connection.is_none() {
+        resumed = false;
+        // The nonce finds the session again whose Welcome was lost, but not one that has ended since.
+        session = leader.open_session(hello.nonce, &description).await.map_err(|error| Body::Failure(failure(&error)))?;
+        connection = leader.sessions.connect(session, &description, outgoing.clone());
+    }
+    let Some(connection) = connection else {
+        return Err(fail(Code::SessionExpired, "the session has ended: open a new one with another nonce"));
+    };
+    reclaim(leader, session, hello)?;
+    leader.sessions.reclaimed(session);
+    let welcome = v1::ServerMessage { tag, body: Some(Body::Welcome(welcome(leader, session, resumed))) };
+    let sent = outgoing.send(Ok(welcome)).await;
+    sent.map_err(|_| fail(Code::Stopping, "the client went away"))?;
+    Ok((session, connection))
+}
+
+/// What the session says it holds replaces what was known.
+fn reclaim(leader: &Leader, session: SessionId, hello: &v1::Hello) -> Result<(), Body> {
+    let mut opens = leader.opens.lock();
+    let opens = &mut opens.table;
+    opens.drop_session(session);
+    for file in &hello.reclaim {
+        let access = access(file.access).ok_or_else(|| fail(Code::Malformed, "an open file has an unknown access"))?;
+        if let Err(error) = opens.open(session, InodeId(file.inode), access, file.count.max(1)) {
+            return Err(fail(Code::Overloaded, &error.to_string()));
+        }
+    }
+    Ok(())
+}
+
+fn welcome(leader: &Leader, session: SessionId, resumed: bool) -> v1::Welcome {
+    let state = leader.machine.state();
+    v1::Welcome {
+        session: session.0,
+        cluster: state.cluster().0.to_be_bytes().to_vec().into(),
+        generation: state.generation().0.into(),
+        lease_ms: leader.options.session_lease.as_millis() as u32,
+        chunk_size: state.chunk_size(),
+        replicas: state.default_replicas().into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        incarnation: leader.incarnation,
+        resumed,
+    }
+}
+
+async fn read(
+    stream: &Arc<Stream>,
+    mut incoming: Streaming<v1::ClientMessage>,
+    connection: Connection,
+    stopping: watch::Receiver<bool>,
+) {
+    let stop = gfs_daemon::life::wait(stopping);
+    let replaced = gfs_daemon::life::wait(connection.replaced);
+    tokio::pin!(stop, replaced);
+    loop {
+        let message = tokio::select! {
+            message = incoming.message() => message,
+            () = &mut replaced => return,
+            () = &mut stop => {
+                stream.send(0, fail(Code::Stopping, "the master is stopping")).await;
+                return;
+            }
+        };
+        let message = match message {
+            Ok(Some(message)) => message,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(session = %stream.session, %error, "a session's stream broke");
+                return;
+            }
+        };
+        if !stream.leader.sessions.heard(stream.session) {
+            stream.send(message.tag, fail(Code::SessionExpired, "the session has ended")).await;
+            return;
+        }
+        let Some(body) = message.body else {
+            stream.send(message.tag, fail(Code::Malformed, "a message of a kind that is not known")).await;
+            continue;
+        };
+        if stream.take(message.tag, body) {
+            return;
+        }
+    }
+}
+
+fn fail(code: Code, message: &str) -> Body {
+    Body::Failure(v1::Failure { code: code.into(), message: message.into(), hint: String::new() })
+}
+
+fn malformed(error: &ConvertError) -> Body {
+    fail(Code::Malformed, &error.to_string())
+}
+
+fn refused(refusal: Refusal) -> Body {
+    Body::Reply(reply_to_wire(&Reply::Refused(refusal)))
+}
+
+fn access(wire: u32) -> Option<OpenAccess> {
+    match wire {
+        1 => Some(OpenAccess::Read),
+        2 => Some(OpenAccess::Write),
+        3 => Some(OpenAccess::Both),
+        _ => None,
+    }
+}
+
+impl Stream {
+    async fn send(&self, tag: u64, body: Body) {
+        let message = Ok(v1::ServerMessage { tag, body: Some(body) });
+        if tokio::time::timeout(SEND_LIMIT, self.outgoing.send(message)).await.is_err() {
+            tracing::info!(session = %self.session, "a client does not read its answers");
+        }
+    }
+
+    /// Answers at once where that is possible, else in a task that has a place among the calls.
+    fn answer(self: &Arc<Self>, tag: u64, body: Body) {
+        let message = Ok(v1::ServerMessage { tag, body: Some(body) });
+        if let Err(mpsc::error::TrySendError::Full(message)) = self.outgoing.try_send(message) {
+            let stream = self.clone();
+            let Ok(permit) = self.calls.clone().try_acquire_owned() else {
+                // Neither its answers nor its calls have room: the client asks again.
+                return;
+            };
+            tokio::spawn(async move {
+                let _permit = permit;
+                let _ = tokio::time::timeout(SEND_LIMIT, stream.outgoing.send(message)).await;
+            });
+        }
+    }
+
+    /// Takes one message; true when it was the last.
+    fn take(self: &Arc<Self>, tag: u64, body: client_message::Body) -> bool {
+        use client_message::Body as In;
+        match body {
+            In::Hello(_) => self.answer(tag, fail(Code::Malformed, "Hello a second time")),
+            In::KeepAlive(_) => (),
+            In::Invalidated(done) => self.leader.gate.invalidated(self.session, done.id),
+            In::Cancel(cancel) => self.cancel(cancel.tag),
+            In::Close(file) => self.close(&file),
+            In::Query(query) => self.answer(tag, self.query(query)),
+            In::Open(file) => self.answer(tag, self.open(&file)),
+            In::Statfs(_) => self.answer(tag, self.statfs()),
+            In::Mutation(mutation) => self.call(tag, async move |stream| stream.mutate(mutation).await),
+            In::SoftTimes(times) => self.call(tag, async move |stream| stream.soft_times(&times).await),
+            In::Locate(locate) => self.call(tag, async move |stream| stream.locate(&locate).await),
+            In::LockWait(wait) => self.lock_wait(tag, wait),
+            In::Goodbye(_) => {
+                let stream = self.clone();
+                tokio::spawn(async move { stream.goodbye(tag).await });
+                return true;
+            }
+        }
+        false
+    }
+
+    fn call<C, F>(self: &Arc<Self>, tag: u64, call: C)
+    where
+        C: FnOnce(Arc<Self>) -> F + Send + 'static,
+        F: Future<Output = Body> + Send + 'static,
+    {
+        match self.calls.clone().try_acquire_owned() {
+            Ok(permit) => self.spawn(tag, permit, call),
+            Err(_) => self.answer(tag, fail(Code::Overloaded, "too many calls under way in this session")),
+        }
+    }
+
+    fn spawn<C, F>(self: &Arc<Self>, tag: u64, permit: OwnedSemaphorePermit, call: C)
+    where
+        C: FnOnce(Arc<Self>) -> F + Send + 'static,
+        F: Future<Output = Body> + Send + 'static,
+    {
+        let stream = self.clone();
+        tokio::spawn(async move {
+            let body = call(stream.clone()).await;
+            stream.send(tag, body).await;
+            drop(permit);
+        });
+    }
+
+    async fn mutate(&self, mutation: v1::Mutation) -> Body {
+        let open = opens(&mutation);
+        let command = match convert::client_command(self.session, mutation) {
+            Ok(command) => command,
+            Err(error) => return malformed(&error),
+        };
+        match self.leader.mutate(command, Waits::No).await {
+            Ok((reply, grant_ms)) => {
+                if let (true, Reply::Entry { attributes, .. }) = (open, &reply)
+                    && let Err(refusal) = self.hold_open(attributes.inode, OpenAccess::Both, 1)
+                {
+                    return refused(refusal);
+                }
+                self.reply(&reply, grant_ms)
+            }
+            Err(error) => Body::Failure(failure(&error)),
+        }
+    }
+
+    fn reply(&self, reply: &Reply, grant_ms: u32) -> Body {
+        let mut wire = reply_to_wire(reply);
+        wire.grant_ms = grant_ms;
+        if let Reply::Chunks(chunks) = reply {
+            let configurations = chunks.iter().map(|(_, configuration)| configuration);
+            wire.servers = servers_to_wire(&self.leader.addresses(configurations));
+        }
+        Body::Reply(wire)
+    }
+
+    fn lock_wait(self: &Arc<Self>, tag: u64, wait: v1::LockWait) {
+        let Some(mutation) = wait.mutation else {
+            return self.answer(tag, fail(Code::Malformed, "a wait for no lock"));
+        };
+        let command = match convert::client_command(self.session, mutation) {
+            Ok(command) if matches!(command.request, Request::SetLock { .. }) => command,
+            Ok(_) => return self.answer(tag, fail(Code::Malformed, "only locks are waited for")),
+            Err(error) => return self.answer(tag, malformed(&error)),
+        };
+        let Ok(permit) = self.waits.clone().try_acquire_owned() else {
+            return self.answer(tag, fail(Code::Overloaded, "too many waits for locks in this session"));
+        };
+        self.waiting.lock().insert(tag, command.id);
+        // Known before the call runs, so that a cancellation right behind it is not lost.
+        let cancellable = self.leader.locks.cancellable(command.id);
+        self.spawn(tag, permit, async move |stream: Arc<Self>| {
+            let outcome = stream.leader.mutate(command, Waits::Yes).await;
+            drop(cancellable);
+            stream.waiting.lock().remove(&tag);
+            match outcome {
+                Ok((reply, grant_ms)) => stream.reply(&reply, grant_ms),
+                Err(error) => Body::Failure(failure(&error)),
+            }
+        });
+    }
+
+    fn cancel(&self, tag: u64) {
+        let waiting = self.waiting.lock().get(&tag).copied();
+        if let Some(id) = waiting {
+            self.leader.locks.cancel(id);
+        }
+    }
+
+    fn query(&self, wire: v1::QueryRequest) -> Body {
+        let credentials: Credentials = wire.credentials.unwrap_or_default().into();
+        let query = match wire.kind.map(Query::try_from) {
+            Some(Ok(query)) => bounded(query),
+            Some(Err(error)) => return malformed(&error),
+            None => return fail(Code::Malformed, "a query for nothing"),
+        };
+        let (answer, grant_ms) = self.leader.query(self.session, &credentials, &query);
+        let mut wire = answer_to_wire(&answer);
+        wire.grant_ms = grant_ms;
+        if let Answer::Layout { chunks, .. } = &answer {
+            wire.servers = self.servers(chunks.iter().map(|chunk| &chunk.configuration));
+        }
+        Body::Answer(wire)
+    }
+
+    fn servers<'a>(&self, configurations: impl IntoIterator<Item = &'a Configuration>) -> Vec<v1::Server> {
+        servers_to_wire(&self.leader.addresses(configurations))
+    }
+
+    /// Holds the file first and looks then, so that it cannot be reaped in between.
+    fn open(&self, file: &v1::OpenFile) -> Body {
+        let Some(access) = access(file.access) else {
+            return fail(Code::Malformed, "an open with an unknown access");
+        };
+        let (inode, count) = (InodeId(file.inode), file.count.max(1));
+        let refuse = |refusal| Body::Open(v1::OpenAnswer { refusal: refusal_code(refusal), ..Default::default() });
+        if let Err(refusal) = self.hold_open(inode, access, count) {
+            return refuse(refusal);
+        }
+        let query = Query::Layout { inode, first: 0, count: OPEN_LAYOUT };
+        let (answer, grant_ms) = self.leader.query(self.session, &Credentials::default(), &query);
+        match answer {
+            Answer::Layout { attributes, chunks } => Body::Open(v1::OpenAnswer {
+                refusal: 0,
+                attributes: Some((&attributes).into()),
+                servers: self.servers(chunks.iter().map(|chunk| &chunk.configuration)),
+                chunks: chunks.iter().map(Into::into).collect(),
+                grant_ms,
+            }),
+            Answer::Refused(refusal) => {
+                self.let_go(inode, access, count);
+                refuse(refusal)
+            }
+            _ => {
+                self.let_go(inode, access, count);
+                refuse(Refusal::Invalid)
+            }
+        }
+    }
+
+    fn hold_open(&self, inode: InodeId, access: OpenAccess, count: u32) -> Result<(), Refusal> {
+        let mut opens = self.leader.opens.lock();
+        if opens.reaping.contains(&inode) {
+            return Err(Refusal::NotFound);
+        }
+        opens.table.open(self.session, inode, access, count).map_err(|error| {
+            tracing::info!(%error, "an open is refused");
+            Refusal::NoLocks
+        })
+    }
+
+    fn let_go(&self, inode: InodeId, access: OpenAccess, count: u32) {
+        if self.leader.opens.lock().table.close(self.session, inode, access, count) {
+            self.leader.work.notify_one();
+        }
+    }
+
+    fn close(&self, file: &v1::CloseFile) {
+        if let Some(access) = access(file.access) {
+            self.let_go(InodeId(file.inode), access, file.count.max(1));
+        }
+    }
+
+    /// Others drop the attributes that they cache before the new times are shown to anybody.
+    async fn soft_times(&self, times: &v1::SoftTimes) -> Body {
+        let inode = InodeId(times.inode);
+        let exists = self.leader.machine.state().query(&Credentials::default(), &Query::GetAttributes { inode });
+        if let Answer::Refused(refusal) = exists {
+            return refused(refusal);
+        }
+        let touched = Touched { inodes: vec![inode], entries: Vec::new() };
+        let held = self.leader.gate.clear(&self.leader.sessions, touched, self.session).await;
+        self.leader.times.touch(inode, self.session, self.leader.now(), times.clear_suid);
+        drop(held);
+        Body::Reply(reply_to_wire(&Reply::Done))
+    }
+
+    async fn locate(&self, ask: &v1::LocateRequest) -> Body {
+        let suspects: Vec<ServerId> =
+            ask.suspects.iter().filter_map(|server| u16::try_from(*server).ok()).map(ServerId).collect();
+        match self.leader.locate(ChunkHandle(ask.handle), Epoch(ask.known_epoch), &suspects).await {
+            Some(info) => Body::Locations(v1::Locations {
+                refusal: 0,
+                servers: self.servers([&info.configuration]),
+                chunk: Some((&info.location()).into()),
+            }),
+            None => Body::Locations(v1::Locations { refusal: refusal_code(Refusal::Stale), ..Default::default() }),
+        }
+    }
+
+    fn statfs(&self) -> Body {
+        let space = self.leader.space();
+        Body::Statfs(v1::StatFs {
+            total: space.total,
+            free: space.free,
+            inodes: space.inodes,
+            inodes_free: space.inodes_free,
+            replicas: space.replicas.into(),
+        })
+    }
+
+    async fn goodbye(&self, tag: u64) {
+        let body = match self.leader.end_session(self.session).await {
+            Ok(()) => Body::Reply(reply_to_wire(&Reply::Done)),
+            Err(error) => Body::Failure(failure(&error)),
+        };
+        self.send(tag, body).await;
+    }
+}
+
+/// Chunks that an open answers at once: small files need no second question.
+const OPEN_LAYOUT: u32 = 64;
+
+/// Whether the mutation asks to hold open what it makes.
+fn opens(mutation: &v1::Mutation) -> bool {
+    use v1::request::Kind;
+    matches!(&mutation.request, Some(v1::Request { kind: Some(Kind::Create(create)) }) if create.open)
+}
+
+fn bounded(query: Query) -> Query {
+    match query {
+        Query::ReadDirectory { inode, cookie, limit } => {
+            Query::ReadDirectory { inode, cookie, limit: limit.clamp(1, MAX_ENTRIES) }
+        }
+        Query::Layout { inode, first, count } => Query::Layout { inode, first, count: count.min(MAX_LAYOUT) },
+        other => other,
+    }
+}

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Runs every test of gfs: format, lints, unit, property and simulation tests, then end-to-end tests on a real
+# kernel mount with pjdfstest and fsx. Needs Rust, gcc and git; installs Debian packages as root when they are missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+need() { # need COMMAND PACKAGE...
+    local command=$1
+    shift
+    command -v "$command" >/dev/null && return 0
+    [ "$(id -u)" = 0 ] || { echo "test.sh: $command is missing: install $* as root (apt-get install $*)" >&2; exit 1; }
+    [ -n "${updated:-}" ] || { apt-get update -qq; updated=1; }
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null
+}
+
+[ -e /dev/fuse ] || { echo "test.sh: /dev/fuse is missing: load the fuse module (modprobe fuse)" >&2; exit 1; }
+[ "$(id -u)" = 0 ] || { echo "test.sh: run as root: the end-to-end tests mount file systems" >&2; exit 1; }
+need fusermount3 fuse3
+need getfattr attr
+need getfacl acl
+need rsync rsync
+need sqlite3 sqlite3
+need python3 python3
+need systemd-analyze systemd
+need ip iproute2
+
+tools=$PWD/target/tools
+for tool in pjdfstest@0.2.2 fsx@0.3.2; do
+    [ -x "$tools/bin/${tool%@*}" ] || cargo install --quiet --locked "$tool" --root "$tools"
+done
+export GFS_TEST_TOOLS=$tools/bin
+
+cargo fmt --all --check
+cargo clippy --workspace --all-targets -- -D warnings
+cargo build --workspace
+cargo test --workspace --exclude gfs-e2e
+# One cluster at a time: each of these tests starts daemons and mounts.
+cargo test -p gfs-e2e -- --test-threads=1

@@ -1,0 +1,50 @@
+//! Answers to mutations.
+
+use super::{ConvertError, refusal_code, refusal_from_code};
+use crate::v1;
+use gfs_core::ids::ChunkHandle;
+use gfs_core::meta::request::{ChunkLocation, Configuration, Reply};
+
+/// A reply for the wire; addresses and the grant are the service's to add.
+pub fn reply_to_wire(reply: &Reply) -> v1::Reply {
+    let empty = v1::Reply::default();
+    match reply {
+        Reply::Done => empty,
+        Reply::Entry { attributes, created } => v1::Reply { attributes: Some(attributes.into()), created: *created, ..empty },
+        Reply::Attributes { attributes, pending_shrink } => {
+            v1::Reply { attributes: Some(attributes.into()), pending_shrink: *pending_shrink, ..empty }
+        }
+        Reply::Chunks(chunks) => {
+            let location = |(handle, configuration): &(ChunkHandle, Configuration)| v1::ChunkLocation {
+                index: 0,
+                handle: handle.0,
+                configuration: Some(configuration.into()),
+            };
+            v1::Reply { chunks: chunks.iter().map(location).collect(), ..empty }
+        }
+        Reply::Refused(refusal) => v1::Reply { refusal: refusal_code(*refusal), ..empty },
+    }
+}
+
+/// A reply from the wire. An attribute reply to a request that makes or finds a name comes back as `Entry`: use
+/// `created`; other attribute replies look the same on the wire, so `Entry` stands for both and callers read `attributes`.
+///
+/// # Errors
+/// When the message does not fit the contract.
+pub fn reply_from_wire(reply: v1::Reply) -> Result<Reply, ConvertError> {
+    if reply.refusal != 0 {
+        let unknown = ConvertError::Value { what: "refusal", value: reply.refusal.into() };
+        return Ok(Reply::Refused(refusal_from_code(reply.refusal).ok_or(unknown)?));
+    }
+    if !reply.chunks.is_empty() {
+        let one = |c: v1::ChunkLocation| ChunkLocation::try_from(c).map(|c| (c.handle, c.configuration));
+        return Ok(Reply::Chunks(reply.chunks.into_iter().map(one).collect::<Result<_, _>>()?));
+    }
+    Ok(match reply.attributes {
+        None => Reply::Done,
+        Some(attributes) if reply.pending_shrink => {
+            Reply::Attributes { attributes: attributes.try_into()?, pending_shrink: true }
+        }
+        Some(attributes) => Reply::Entry { attributes: attributes.try_into()?, created: reply.created },
+    })
+}
