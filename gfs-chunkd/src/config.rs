@@ -120,8 +120,7 @@ mod tests {
 
     #[test]
     fn lists_are_split_and_addresses_checked() {
-        let config =
-            ChunkdConfig { data: "/a, /b,".into(), master: "h:1,i:2".into(), ..ChunkdConfig::default() };
+        let config = ChunkdConfig { data: "/a, /b,".into(), master: "h:1,i:2".into(), ..ChunkdConfig::default() };
         assert_eq!(config.dirs(), vec![PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(config.masters().len(), 2);
         let wrong = ChunkdConfig { master: "h".into(), ..ChunkdConfig::default() };

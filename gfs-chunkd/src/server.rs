@@ -149,7 +149,8 @@ impl Server {
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<(), ServerError> {
         let Self { driver, listener, http_listener, cluster, heartbeats, notices, health, metrics, stop, .. } = self;
         let stopping = stop.subscribe();
-        let heartbeat = heartbeats.spawn().map_err(|source| ServerError::Io { operation: "starting a thread", source })?;
+        let heartbeat =
+            heartbeats.spawn().map_err(|source| ServerError::Io { operation: "starting a thread", source })?;
         let mut tasks = JoinSet::new();
         let handler = Arc::new(DataService::new(driver.clone()));
         tasks.spawn(gfs_net::serve(listener, cluster, handler, ServeLimits::default(), stopping.clone()));
@@ -214,8 +215,7 @@ async fn register(master: &MasterClient, request: &v1::RegisterRequest) -> Resul
     loop {
         match master.register(request).await {
             Ok(answer) => return Ok(answer),
-            Err(MasterError::Refused { code: Code::AlreadyExists, .. })
-                if Moment::now() < began.plus(TWIN_GRACE) => {}
+            Err(MasterError::Refused { code: Code::AlreadyExists, .. }) if Moment::now() < began.plus(TWIN_GRACE) => {}
             Err(MasterError::Refused { reason, .. }) => return Err(ServerError::Refused(reason)),
             Err(error @ MasterError::Address(_)) => return Err(error.into()),
             Err(error) if !std::mem::replace(&mut told, true) => tracing::warn!(%error, "waiting for a master"),
@@ -240,7 +240,8 @@ async fn adopt(
     let (store, chunk_size) = (store.clone(), answer.chunk_size);
     let work = tokio::task::spawn_blocking(move || store.adopt(cluster, u128::from_be_bytes(uuid), chunk_size));
     let adopted = work.await;
-    Ok(adopted.map_err(|error| ServerError::Io { operation: "adopting disks", source: std::io::Error::other(error) })??)
+    Ok(adopted
+        .map_err(|error| ServerError::Io { operation: "adopting disks", source: std::io::Error::other(error) })??)
 }
 
 fn registration(

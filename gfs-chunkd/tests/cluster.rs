@@ -162,7 +162,17 @@ async fn a_second_process_on_the_same_directory_is_refused() {
     let master = cluster.master.address.clone();
     let second = tokio::task::spawn_blocking(move || {
         std::process::Command::new(env!("CARGO_BIN_EXE_gfs-chunkd"))
-            .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--config", "/dev/null", "--master", &master, "--data"])
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--http",
+                "127.0.0.1:0",
+                "--config",
+                "/dev/null",
+                "--master",
+                &master,
+                "--data",
+            ])
             .arg(dir)
             .output()
             .expect("it runs")

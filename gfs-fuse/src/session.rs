@@ -110,7 +110,9 @@ fn config(options: &MountOptions, source: &str, privileged: bool) -> Config {
         mount.push(MountOption::NoAtime);
     }
     config.mount_options = mount;
-    config.acl = match (options.allow_other, options.allow_root) {
+    // A mount made by root is for everybody, as any file system is: the kernel checks permissions.
+    let everybody = options.allow_other || rustix::process::geteuid().is_root();
+    config.acl = match (everybody, options.allow_root) {
         (true, _) => SessionACL::All,
         (false, true) => SessionACL::RootAndOwner,
         (false, false) => SessionACL::Owner,

@@ -10,7 +10,6 @@ use crate::random;
 use gfs_core::ids::ClusterId;
 use gfs_core::meta::request::Timestamp;
 use gfs_core::meta::state::State;
-use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -90,7 +89,7 @@ pub struct DataDir {
     cluster: ClusterId,
     node: NodeId,
     fresh: bool,
-    lock: Mutex<Option<File>>,
+    _lock: File,
 }
 
 impl DataDir {
@@ -111,12 +110,7 @@ impl DataDir {
         if let Some(expected) = expected.filter(|expected| *expected != cluster) {
             return Err(DataDirError::WrongCluster { dir: path.to_owned(), found: cluster, expected });
         }
-        Ok(Self { path: path.to_owned(), cluster, node, fresh: !exists, lock: Mutex::new(Some(lock)) })
-    }
-
-    /// Lets another process have it. Only for one that will write nothing more.
-    pub fn release(&self) {
-        *self.lock.lock() = None;
+        Ok(Self { path: path.to_owned(), cluster, node, fresh: !exists, _lock: lock })
     }
 
     /// Where it is; checkpoints lie in it.

@@ -30,7 +30,7 @@ impl Default for Mixer {
 
 impl Mixer {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -47,6 +47,6 @@ mod tests {
     fn numbers_differ() {
         assert_ne!(bits128(), bits128());
         let mut mixer = Mixer::default();
-        assert_ne!(mixer.next(), mixer.next());
+        assert_ne!(mixer.draw(), mixer.draw());
     }
 }

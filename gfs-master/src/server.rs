@@ -27,6 +27,8 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
 
 /// What is under way has so long to finish when the process stops.
+const FINISH: Duration = Duration::from_secs(2);
+/// Each part of the process has so long to end then.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Why the master could not start, or had to stop. One line each.
@@ -127,10 +129,15 @@ impl Server {
     pub async fn stop(mut self) {
         self.health.set_failing("stopping");
         self.stop.send_replace(true);
-        if !self.serving.is_finished() && tokio::time::timeout(GRACE, &mut self.serving).await.is_err() {
-            tracing::warn!("calls under way are cut off");
-            self.serving.abort();
+        if !ends(&mut self.serving, FINISH).await {
+            // What still waits waits for something far off: a lock, a chunk server.
+            self.leader.give_up();
+            if !ends(&mut self.serving, GRACE).await {
+                tracing::warn!("connections are cut off");
+                self.serving.abort();
+            }
         }
+        self.leader.give_up();
         let duties = async { while self.duties.join_next().await.is_some() {} };
         if tokio::time::timeout(GRACE, duties).await.is_err() {
             tracing::warn!("background work is cut off");
@@ -138,7 +145,22 @@ impl Server {
         if tokio::time::timeout(GRACE, self.raft.shutdown()).await.is_err() {
             tracing::warn!("the log did not end in time");
         }
+        drop(self.leader);
+        // Calls that were given up let go of the log: whoever starts here next finds it free.
+        let free = async {
+            while Arc::strong_count(&self.raft) > 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(GRACE, free).await.is_err() {
+            tracing::debug!("something still holds the log");
+        }
     }
+}
+
+/// Whether the gRPC server has ended, waiting for it at most so long.
+async fn ends(serving: &mut tokio::task::JoinHandle<Result<(), tonic::transport::Error>>, limit: Duration) -> bool {
+    serving.is_finished() || tokio::time::timeout(limit, serving).await.is_ok()
 }
 
 async fn open_dir(config: &MasterConfig) -> Result<DataDir, ServerError> {
@@ -197,7 +219,7 @@ fn register_metrics(metrics: &Metrics, leader: &Arc<Leader>) {
         }),
     ];
     for (name, help, read) in gauges {
-        let leader = leader.clone();
-        metrics.gauge_fn(name, help, &[], move || read(&leader));
+        let leader = Arc::downgrade(leader);
+        metrics.gauge_fn(name, help, &[], move || leader.upgrade().map_or(0.0, |leader| read(&leader)));
     }
 }

@@ -189,7 +189,7 @@ async fn a_pending_shrink_is_driven_on_after_a_restart() {
     let server = start(dir.path()).await;
     let servers = three(&server).await;
     let mut client = Client::open(&server, 1).await;
-    let (inode, _, configuration) = file(&mut client).await;
+    let (inode, handle, configuration) = file(&mut client).await;
     let changes = AttributeChanges { size: Some(10), ..AttributeChanges::default() };
     let mutation = client.mutation(Request::SetAttributes { inode, changes });
     client.send(In::Mutation(mutation)).await;
@@ -198,9 +198,9 @@ async fn a_pending_shrink_is_driven_on_after_a_restart() {
     server.stop().await;
     let server = start(dir.path()).await;
     let mut servers = [
-        Chunkd::join(&server, 1, 2).await,
-        Chunkd::join(&server, 2, 2).await,
-        Chunkd::join(&server, 3, 2).await,
+        Chunkd::join_with(&server, 1, 2, &[handle.0]).await,
+        Chunkd::join_with(&server, 2, 2, &[handle.0]).await,
+        Chunkd::join_with(&server, 3, 2, &[handle.0]).await,
     ];
     let primary = by_id(&mut servers, configuration.primary);
     let zero = primary.order("a zeroing", |order| order.zero_tail.first().copied()).await;
@@ -251,6 +251,37 @@ async fn a_lost_replica_is_dropped_and_a_stray_of_the_future_is_kept() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     assert_eq!(server.leader.machine.state().counts().tombstones, 0, "condemned what it never gave out");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_comes_back_without_its_replica_is_dropped_and_the_last_copy_never_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let servers = three(&server).await;
+    let mut client = Client::open(&server, 1).await;
+    let (_, handle, _) = file(&mut client).await;
+    drop(servers);
+    server.stop().await;
+    let server = start(dir.path()).await;
+    let mut whole = Chunkd::join_with(&server, 1, 2, &[handle.0]).await;
+    let mut empty = [Chunkd::join(&server, 2, 2).await, Chunkd::join(&server, 3, 2).await];
+    let members = until("the empty members are dropped", async || {
+        whole.beat(Vec::new()).await;
+        beat_all(&mut empty.iter_mut().collect::<Vec<_>>()).await;
+        let now = server.leader.machine.state().chunk(handle).unwrap().configuration;
+        (now.members == vec![ServerId(1)] && now.syncing.len() == 2).then_some(now)
+    })
+    .await;
+    assert_eq!(members.primary, ServerId(1));
+    let problem = v1::ReplicaProblem { handle: handle.0, kind: 2, detail: "bad block".into() };
+    whole.beat(vec![problem]).await;
+    for _ in 0..20 {
+        whole.beat(Vec::new()).await;
+        beat_all(&mut empty.iter_mut().collect::<Vec<_>>()).await;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(server.leader.machine.state().chunk(handle).unwrap().configuration.members, vec![ServerId(1)]);
     server.stop().await;
 }
 

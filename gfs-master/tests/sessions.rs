@@ -32,7 +32,7 @@ async fn what_another_session_caches_is_invalidated_before_a_mutation_is_answere
     let (mut a, mut b) = (Client::open(&server, 1).await, Client::open(&server, 2).await);
     let made = a.create("x").await;
     let seen = b.query(lookup("x")).await;
-    assert_eq!((seen.attributes.clone().unwrap().inode, seen.grant_ms), (made.inode, 1_000));
+    assert_eq!((seen.attributes.unwrap().inode, seen.grant_ms), (made.inode, 1_000));
     let changes = AttributeChanges { mode: Some(0o600), ..AttributeChanges::default() };
     let request = Request::SetAttributes { inode: InodeId(made.inode), changes };
     let mutation = a.mutation(request);

@@ -162,7 +162,9 @@ fn send_piece(
         let same = |index: usize| is_same(mine_at(index), theirs[index], fill);
         let listed = theirs.len();
         let from = (0..listed).find(|index| !same(*index)).unwrap_or(listed);
-        let to = (from..listed.min(from + PIECE as usize)).find(|index| same(*index)).unwrap_or(listed.min(from + PIECE as usize));
+        let to = (from..listed.min(from + PIECE as usize))
+            .find(|index| same(*index))
+            .unwrap_or(listed.min(from + PIECE as usize));
         let next = piece.next + to as u32;
         let last = next >= piece.total;
         if from == to && !last {

@@ -187,10 +187,8 @@ impl Heartbeats {
                 self.shared.lease.renew(at, Duration::from_millis(self.registered.lease_ms.into()));
             }
         }
-        let empty = order.delete.is_empty()
-            && order.assign.is_empty()
-            && order.zero_tail.is_empty()
-            && order.leave.is_empty();
+        let empty =
+            order.delete.is_empty() && order.assign.is_empty() && order.zero_tail.is_empty() && order.leave.is_empty();
         if !empty {
             self.notify(Notice::Order(order));
         }

@@ -1,8 +1,8 @@
 //! Calls to the master, whichever of the given ones leads.
 
+use gfs_core::ids::ChunkHandle;
 use gfs_core::ids::ServerId;
 use gfs_core::replica::WantedChange;
-use gfs_core::ids::ChunkHandle;
 use gfs_net::NetError;
 use gfs_net::control::MAX_CONTROL_MESSAGE;
 use gfs_proto::v1::{self, cluster_client::ClusterClient};
@@ -115,7 +115,10 @@ impl MasterClient {
             last = Some(MasterError::Unavailable { address: self.address(), reason: reason(&status) });
             self.rotate();
         }
-        Err(last.unwrap_or_else(|| MasterError::Unavailable { address: String::new(), reason: "no master is named".into() }))
+        Err(last.unwrap_or_else(|| MasterError::Unavailable {
+            address: String::new(),
+            reason: "no master is named".into(),
+        }))
     }
 
     /// Says who this server is.
@@ -180,7 +183,12 @@ impl MasterClient {
 pub fn is_elsewhere(status: &Status) -> bool {
     matches!(
         status.code(),
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Aborted | Code::Internal
+        Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::Aborted
+            | Code::Internal
             | Code::ResourceExhausted
     )
 }

@@ -191,7 +191,13 @@ impl Driver {
         responder.send(wire::reply(status), Bytes::new());
     }
 
-    fn copy_in(&self, slot: &Slot, state: &mut State, piece: &v1::CopyBlocks, payload: &Bytes) -> Result<(), StoreError> {
+    fn copy_in(
+        &self,
+        slot: &Slot,
+        state: &mut State,
+        piece: &v1::CopyBlocks,
+        payload: &Bytes,
+    ) -> Result<(), StoreError> {
         if !piece.blocks.is_empty() {
             let blocks: Vec<BlockInfo> = piece.blocks.iter().map(wire::block_from_wire).collect();
             self.store.copy_in(slot.handle, piece.first, &blocks, payload)?;

@@ -163,7 +163,9 @@ impl Driver {
         let known = self.addresses.read();
         let servers = configuration.members.iter().chain(&configuration.syncing);
         let list: Vec<ServerAddress> = servers
-            .filter_map(|server| known.get(server).map(|address| ServerAddress { server: *server, address: address.clone() }))
+            .filter_map(|server| {
+                known.get(server).map(|address| ServerAddress { server: *server, address: address.clone() })
+            })
             .collect();
         wire::addresses_to_wire(&list)
     }
@@ -228,9 +230,7 @@ impl Driver {
     /// All replicas, as the master is told. Called off the tasks' threads.
     pub async fn summaries(self: &Arc<Self>) -> Vec<v1::ReplicaSummary> {
         let driver = self.clone();
-        let work = self.spawn_blocking(move || {
-            driver.all().iter().filter_map(|slot| driver.summary(slot)).collect()
-        });
+        let work = self.spawn_blocking(move || driver.all().iter().filter_map(|slot| driver.summary(slot)).collect());
         work.await.unwrap_or_default()
     }
 

@@ -163,7 +163,12 @@ impl Driver {
     }
 
     /// Bytes of a prepared write, with their checksum.
-    pub(super) fn payload_of(&self, slot: &Slot, state: &State, write: &PreparedWrite) -> Result<(Bytes, u32), StoreError> {
+    pub(super) fn payload_of(
+        &self,
+        slot: &Slot,
+        state: &State,
+        write: &PreparedWrite,
+    ) -> Result<(Bytes, u32), StoreError> {
         if write.kind != WriteKind::Data {
             return Ok((Bytes::new(), 0));
         }

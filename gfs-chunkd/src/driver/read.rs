@@ -132,7 +132,14 @@ impl Driver {
         }
     }
 
-    fn read_here(self: &Arc<Self>, slot: &Arc<Slot>, epoch: Epoch, kind: ReadKind, responder: Responder, blocking: bool) {
+    fn read_here(
+        self: &Arc<Self>,
+        slot: &Arc<Slot>,
+        epoch: Epoch,
+        kind: ReadKind,
+        responder: Responder,
+        blocking: bool,
+    ) {
         if !blocking {
             match self.read_cached(slot, kind) {
                 Some(answer) => return self.answer_read(slot, epoch, answer, responder),
@@ -144,12 +151,11 @@ impl Driver {
             }
         }
         let answer = match kind {
-            ReadKind::Bytes { offset, length } => {
-                self.store.read(slot.handle, offset, length.into()).map(bytes_reply)
-            }
-            ReadKind::Seek { offset, hole } => self.store.seek(slot.handle, offset, hole).map(|offset| {
-                (v1::DataReply { offset, ..wire::reply(Status::Ok) }, Bytes::new())
-            }),
+            ReadKind::Bytes { offset, length } => self.store.read(slot.handle, offset, length.into()).map(bytes_reply),
+            ReadKind::Seek { offset, hole } => self
+                .store
+                .seek(slot.handle, offset, hole)
+                .map(|offset| (v1::DataReply { offset, ..wire::reply(Status::Ok) }, Bytes::new())),
             ReadKind::Blocks { first, count } => {
                 self.store.fetch_blocks(slot.handle, first, count).map(|(blocks, data)| {
                     let blocks = blocks.iter().map(wire::block_to_wire).collect();
@@ -163,9 +169,11 @@ impl Driver {
     /// The answer if it can be had without waiting for a disk.
     fn read_cached(&self, slot: &Slot, kind: ReadKind) -> Option<Answer> {
         match kind {
-            ReadKind::Bytes { offset, length } => {
-                self.store.read_cached(slot.handle, offset, length.into()).transpose().map(|found| found.map(bytes_reply))
-            }
+            ReadKind::Bytes { offset, length } => self
+                .store
+                .read_cached(slot.handle, offset, length.into())
+                .transpose()
+                .map(|found| found.map(bytes_reply)),
             ReadKind::Seek { .. } | ReadKind::Blocks { .. } => None,
         }
     }

@@ -153,7 +153,8 @@ impl State {
 
     /// Takes those out who have waited too long.
     pub fn expired(&mut self, now: Instant) -> Vec<Waiter> {
-        let late: Vec<Token> = self.waiters.iter().filter(|(_, (_, until))| *until <= now).map(|(token, _)| *token).collect();
+        let late: Vec<Token> =
+            self.waiters.iter().filter(|(_, (_, until))| *until <= now).map(|(token, _)| *token).collect();
         late.iter().filter_map(|token| self.waiters.remove(token)).map(|(waiter, _)| waiter).collect()
     }
 }

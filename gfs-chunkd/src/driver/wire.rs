@@ -5,9 +5,7 @@ use crate::store::{BlockInfo, StoreError};
 use bytes::Bytes;
 use gfs_core::ids::{BlockVersion, ChunkHandle, Epoch, OperationId, Sequence, SessionId};
 use gfs_core::meta::request::{Configuration, ServerAddress};
-use gfs_core::replica::{
-    Message, OperationRecord, Outcome, PreparedWrite, SettledAs, Status, Ticket, WriteKind,
-};
+use gfs_core::replica::{Message, OperationRecord, Outcome, PreparedWrite, SettledAs, Status, Ticket, WriteKind};
 use gfs_proto::convert::{ConvertError, servers_to_wire};
 use gfs_proto::v1::{self, data_reply, data_request::Op};
 
@@ -84,7 +82,11 @@ pub fn refusal(status: data_reply::Status, message: impl Into<String>) -> v1::Da
 }
 
 /// The reply to a request that the replica answered.
-pub fn outcome_to_wire(outcome: &Outcome, state: &State, servers: impl Fn(&Configuration) -> Vec<v1::Server>) -> v1::DataReply {
+pub fn outcome_to_wire(
+    outcome: &Outcome,
+    state: &State,
+    servers: impl Fn(&Configuration) -> Vec<v1::Server>,
+) -> v1::DataReply {
     let mut out = reply(outcome.status);
     out.offset = outcome.offset;
     out.sequence = outcome.sequence.0;
@@ -116,12 +118,7 @@ pub fn outcome_from_wire(from: &v1::DataReply) -> Outcome {
         trusted: settled.trusted,
         base: Sequence(settled.base),
     });
-    Outcome {
-        status: status_from_wire(from.status),
-        offset: from.offset,
-        sequence: Sequence(from.sequence),
-        settled,
-    }
+    Outcome { status: status_from_wire(from.status), offset: from.offset, sequence: Sequence(from.sequence), settled }
 }
 
 /// The configuration that a peer told, if it did and it can be understood.
@@ -191,9 +188,7 @@ pub fn message_to_wire(message: &Message, out: Outgoing<'_>) -> v1::DataRequest 
 }
 
 /// A message of a primary as it arrived, with the configuration that came with it.
-pub fn message_from_wire(
-    request: &v1::DataRequest,
-) -> Result<Option<(Message, Option<Configuration>)>, ConvertError> {
+pub fn message_from_wire(request: &v1::DataRequest) -> Result<Option<(Message, Option<Configuration>)>, ConvertError> {
     let known = |wire: &Option<v1::Configuration>| wire.clone().map(Configuration::try_from).transpose();
     Ok(Some(match &request.op {
         Some(Op::Settle(settle)) => {
@@ -204,19 +199,15 @@ pub fn message_from_wire(
         Some(Op::Prepare(prepare)) => {
             let kind = WriteKind::from_number(prepare.kind)
                 .ok_or(ConvertError::Value { what: "kind", value: prepare.kind.into() })?;
-            let operation =
-                OperationId { session: SessionId(request.session), operation: request.operation };
-            let version =
-                BlockVersion { epoch: Epoch(prepare.write_epoch), sequence: Sequence(prepare.sequence) };
+            let operation = OperationId { session: SessionId(request.session), operation: request.operation };
+            let version = BlockVersion { epoch: Epoch(prepare.write_epoch), sequence: Sequence(prepare.sequence) };
             let (offset, length, append) = (prepare.offset, prepare.length, prepare.append);
             let write = PreparedWrite { version, operation, kind, offset, length, append };
             let committed = Sequence(prepare.committed);
             (Message::Prepare { write, confirmed: request.confirmed, committed }, known(&prepare.configuration)?)
         }
         Some(Op::Committed(committed)) => (Message::Committed(Sequence(committed.sequence)), None),
-        Some(Op::Flush(flush)) => {
-            (Message::Flush { ticket: Ticket(0), committed: Sequence(flush.sequence) }, None)
-        }
+        Some(Op::Flush(flush)) => (Message::Flush { ticket: Ticket(0), committed: Sequence(flush.sequence) }, None),
         _ => return Ok(None),
     }))
 }

@@ -57,7 +57,12 @@ fn kind(request: &v1::DataRequest) -> Option<Kind> {
         Op::Read(_) | Op::Write(_) | Op::Append(_) | Op::Zero(_) | Op::Sync(_) | Op::Seek(_) | Op::FetchBlocks(_) => {
             Some(Kind::Client)
         }
-        Op::Prepare(_) | Op::Committed(_) | Op::Flush(_) | Op::Settle(_) | Op::CommittedQuery(_) | Op::CopyBlocks(_)
+        Op::Prepare(_)
+        | Op::Committed(_)
+        | Op::Flush(_)
+        | Op::Settle(_)
+        | Op::CommittedQuery(_)
+        | Op::CopyBlocks(_)
         | Op::ListBlocks(_) => Some(Kind::Peer),
     }
 }
@@ -131,7 +136,13 @@ fn created_by_settle(driver: &Arc<Driver>, request: &v1::DataRequest) -> Option<
     driver.create(ChunkHandle(request.handle), InodeId(request.inode), settle.index)
 }
 
-fn list_blocks(driver: &Arc<Driver>, slot: Arc<Slot>, epoch: Epoch, list: v1::ListBlocks, responder: gfs_net::Responder) {
+fn list_blocks(
+    driver: &Arc<Driver>,
+    slot: Arc<Slot>,
+    epoch: Epoch,
+    list: v1::ListBlocks,
+    responder: gfs_net::Responder,
+) {
     if list.count > MAX_LISTED {
         return responder.send(wire::refusal(data_reply::Status::Malformed, "too many blocks"), Bytes::new());
     }
@@ -252,9 +263,7 @@ fn admit(driver: &Arc<Driver>, slot: &Arc<Slot>, incoming: Incoming) {
         Some(Op::Sync(_)) => {
             return driver.push(slot, Job::Sync { epoch, waiter: Waiter::Remote(responder) });
         }
-        Some(Op::Write(write)) => {
-            (Mutation::At { kind: WriteKind::Data, offset: write.offset, length }, write.crc)
-        }
+        Some(Op::Write(write)) => (Mutation::At { kind: WriteKind::Data, offset: write.offset, length }, write.crc),
         Some(Op::Append(append)) => {
             let limit = if append.limit == 0 { driver.chunk_size() } else { append.limit };
             (Mutation::Append { min_offset: append.min_offset, limit, length }, append.crc)
@@ -267,11 +276,12 @@ fn admit(driver: &Arc<Driver>, slot: &Arc<Slot>, incoming: Incoming) {
     };
     let operation = OperationId { session: SessionId(request.session), operation: request.operation };
     let waiter = Waiter::Remote(responder);
-    let payload = if crc == 0 && !matches!(mutation, Mutation::Append { .. } | Mutation::At { kind: WriteKind::Data, .. }) {
-        Bytes::new()
-    } else {
-        payload
-    };
+    let payload =
+        if crc == 0 && !matches!(mutation, Mutation::Append { .. } | Mutation::At { kind: WriteKind::Data, .. }) {
+            Bytes::new()
+        } else {
+            payload
+        };
     let confirmed = request.confirmed;
     driver.push(slot, Job::Mutate(Mutate { epoch: Some(epoch), operation, confirmed, mutation, payload, crc, waiter }));
 }

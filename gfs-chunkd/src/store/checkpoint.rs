@@ -54,15 +54,18 @@ impl Chunk {
         }
         // Less than before if a copy was started meanwhile.
         let committed = committed.min(state.committed);
-        let appended = self.journal(&mut state, &JournalRecord::Flushed(committed))?;
+        // Of a suspect replica nobody knows what is missing: its flushed sequence stays what it was.
+        let record = JournalRecord::Flushed(if state.suspect { state.flushed } else { committed });
+        let appended = self.journal(&mut state, &record)?;
         Ok((committed, Some(appended.end.0)))
     }
 
     /// Notes that everything up to here is on stable storage.
     pub fn raise_flushed(&self, flushed: Sequence) {
         let mut state = self.state.write();
-        let flushed = flushed.min(state.committed);
-        state.flushed = state.flushed.max(flushed);
+        if !state.suspect {
+            state.flushed = state.flushed.max(flushed.min(state.committed));
+        }
     }
 
     /// Brings everything committed to stable storage. See `Store::sync`.
@@ -117,9 +120,10 @@ impl Chunk {
         if rests && state.prepared.is_empty() && !state.filling {
             state.intent = false;
         }
-        let committed = state.committed;
-        self.write_slot(&mut state, committed)?;
-        Ok(Some((state.counter, committed)))
+        // What a power cut has taken is not flushed, though everything that is left is.
+        let flushed = if state.suspect { state.flushed } else { state.committed };
+        self.write_slot(&mut state, flushed)?;
+        Ok(Some((state.counter, flushed)))
     }
 
     fn sealed(&self, counter: u64, flushed: Sequence) {

@@ -106,10 +106,12 @@ impl State {
         self.prepared.back().map_or(self.committed, |p| p.write.sequence())
     }
 
-    /// The length as it will be once everything prepared is committed, or more.
+    /// The length as it will be once everything prepared is committed, or more. Blocks that wait in the overlay count too:
+    /// after a truncation they lie beyond the length, and would go over whatever had landed there.
     pub fn reach(&self) -> u64 {
         let data = self.prepared.iter().filter(|p| p.write.kind == WriteKind::Data);
-        data.map(|p| p.write.end()).max().unwrap_or(0).max(self.length)
+        let overlay = self.overlay.last_key_value().map_or(0, |(block, _)| (u64::from(*block) + 1) * BLOCK);
+        data.map(|p| p.write.end()).max().unwrap_or(0).max(self.length).max(overlay)
     }
 
     /// Notes a record in the journal.

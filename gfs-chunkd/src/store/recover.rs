@@ -291,7 +291,7 @@ impl Replay {
         if self.lost {
             chunk.write_new_file(&mut state, self.birth)?;
         }
-        chunk.redo(&mut state, &redo, &crcs)?;
+        chunk.redo(&mut state, &redo, &crcs, cut_off)?;
         let dropped = chunk.drop_incomplete(&mut state)?;
         if cut_off {
             chunk.reset_torn(&state)?;
@@ -344,7 +344,13 @@ impl Chunk {
     }
 
     /// Puts committed writes in their place again.
-    fn redo(&self, state: &mut State, redo: &[Redo], crcs: &BTreeMap<u32, u32>) -> Result<(), StoreError> {
+    fn redo(
+        &self,
+        state: &mut State,
+        redo: &[Redo],
+        crcs: &BTreeMap<u32, u32>,
+        cut_off: bool,
+    ) -> Result<(), StoreError> {
         let mut staged = Staged::new(state.length);
         for step in redo {
             match step {
@@ -353,23 +359,35 @@ impl Chunk {
             }
         }
         state.length = staged.length;
-        for block in &staged.merged {
-            let Some(content) = staged.blocks.get_mut(block) else { continue };
-            let good = match crcs.get(block) {
+        for block in std::mem::take(&mut staged.merged) {
+            let Some(content) = staged.blocks.get_mut(&block) else { continue };
+            let good = match crcs.get(&block) {
                 Some(crc) => *crc == content.info.crc,
-                None => !staged.unproven.contains(block),
+                None => !staged.unproven.contains(&block),
             };
             if good {
                 continue;
             }
-            // What it was merged with is not what was there when it was committed. The block stays unreadable, with
-            // a version that any copy beats.
+            // What it was merged with is not what was there when it was committed.
+            if cut_off && self.may_be_torn(state, block, staged.unproven.contains(&block))? {
+                // It had landed and was not synced: the block stays as it was before all that.
+                staged.blocks.remove(&block);
+                continue;
+            }
+            // The block stays unreadable, with a version that any copy beats.
             tracing::warn!(handle = %self.handle, block, "the older part of a block is damaged");
             content.info = BlockInfo { version: BlockVersion::default(), crc: (!content.info.crc).max(1) };
         }
         self.extend_overlay(state, staged.blocks);
         // The journal was synced when it was opened.
         self.apply_overlay(state)
+    }
+
+    /// Whether a power cut explains that a block in the file is not what a commit has merged with: then it is either
+    /// in an older state, or landed bytes were on their way to it.
+    fn may_be_torn(&self, state: &State, block: u32, mismatch: bool) -> Result<bool, StoreError> {
+        let entry = self.read_entries(&*self.file()?, block, 1)?.first().copied().flatten();
+        Ok(entry.is_some_and(|info| !mismatch || info.version.sequence > state.flushed))
     }
 
     /// Drops prepared writes from the first one on whose landed bytes are not all there: its prepare never returned,
@@ -411,15 +429,13 @@ impl Chunk {
         let file = self.file()?;
         let blocks = self.geometry().blocks();
         for (block, entry) in (0..blocks).zip(self.read_entries(&file, 0, blocks)?) {
-            let unsynced = match entry {
-                Some(info) => info.is_written() && (info.version.sequence > state.flushed || state.filling),
-                None => true,
+            // A damaged entry is not torn: it lies within one sector.
+            let unsynced = |info: &BlockInfo| {
+                info.is_written() && (info.version.sequence > state.flushed || state.filling)
             };
-            if !unsynced {
-                continue;
-            }
+            let Some(info) = entry.filter(unsynced) else { continue };
             let bytes = file.read(u64::from(block) * BLOCK, BLOCK as usize)?;
-            if entry.is_none_or(|info| info.crc != crc32_iscsi(&bytes)) {
+            if info.crc != crc32_iscsi(&bytes) {
                 self.erase(&file, block..block + 1)?;
             }
         }

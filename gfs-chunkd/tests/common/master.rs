@@ -135,15 +135,34 @@ impl FakeMaster {
         }
     }
 
+    /// What a real master does all the time: replaces a dead primary, recruits who is there and not a member.
+    pub fn mend(&self, handle: u64) {
+        self.fail_over(handle);
+        let known = self.configuration(handle);
+        let servers: Vec<u32> = self.state.lock().servers.keys().copied().collect();
+        let named = |server: &u32| known.members.contains(server) || known.syncing.contains(server);
+        if let Some(new) = servers.into_iter().find(|server| self.is_leased(*server) && !named(server)) {
+            self.install(handle, |known| known.syncing.push(new));
+        }
+        let gone: Vec<u32> = known.syncing.into_iter().filter(|server| !self.is_leased(*server)).collect();
+        if !gone.is_empty() {
+            self.install(handle, |known| known.syncing.retain(|server| !gone.contains(server)));
+        }
+    }
+
     /// The primary's lease is over: another member leads.
     pub fn fail_over(&self, handle: u64) -> bool {
         let old = self.configuration(handle).primary;
         if self.is_leased(old) {
             return false;
         }
+        let known = self.configuration(handle);
+        let Some(next) = known.members.iter().copied().find(|member| *member != old && self.is_leased(*member)) else {
+            return false;
+        };
         self.install(handle, |known| {
             known.members.retain(|member| *member != old);
-            known.primary = known.members[0];
+            known.primary = next;
         });
         true
     }
@@ -258,7 +277,10 @@ impl Cluster for FakeMaster {
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 
-    async fn report(&self, request: Request<Streaming<v1::ReplicaReport>>) -> Result<Response<v1::ReportAnswer>, Status> {
+    async fn report(
+        &self,
+        request: Request<Streaming<v1::ReplicaReport>>,
+    ) -> Result<Response<v1::ReportAnswer>, Status> {
         let mut pieces = request.into_inner();
         while let Some(piece) = pieces.message().await? {
             let mut state = self.state.lock();

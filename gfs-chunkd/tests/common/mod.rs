@@ -49,6 +49,11 @@ impl Chunkd {
         self.child.wait().expect("ended");
     }
 
+    /// SIGSTOP or SIGCONT.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("signalled");
+    }
+
     /// SIGTERM; the exit code.
     pub fn stop(mut self) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.child);
@@ -105,6 +110,10 @@ impl Cluster {
 
     pub fn kill(&mut self, number: u32) {
         self.servers[number as usize - 1].take().expect("running").kill();
+    }
+
+    pub fn signal(&self, number: u32, signal: rustix::process::Signal) {
+        self.servers[number as usize - 1].as_ref().expect("running").signal(signal);
     }
 
     pub fn address(&self, number: u32) -> String {

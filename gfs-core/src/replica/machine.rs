@@ -2,8 +2,7 @@
 
 use super::operations::OperationTable;
 use super::types::{
-    Action, Event, Loaded, OperationRecord, Outcome, PreparedWrite, ReadPlan, Role, Status, Ticket, Token,
-    WriteKind,
+    Action, Event, Loaded, OperationRecord, Outcome, PreparedWrite, ReadPlan, Role, Status, Ticket, Token, WriteKind,
 };
 use crate::ids::{Epoch, Sequence, ServerId};
 use crate::meta::request::Configuration;

@@ -49,7 +49,8 @@ impl OperationTable {
 
     /// Where the write at this place landed; 0 when it is no longer known.
     pub fn offset_of(&self, sequence: Sequence) -> u64 {
-        let record = self.by_sequence.get(&sequence).and_then(|id| self.sessions.get(&id.session)?.records.get(&id.operation));
+        let record =
+            self.by_sequence.get(&sequence).and_then(|id| self.sessions.get(&id.session)?.records.get(&id.operation));
         record.map_or(0, |record| record.offset)
     }
 

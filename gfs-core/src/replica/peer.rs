@@ -5,13 +5,7 @@ use super::types::{Action, Event, Message, Outcome, PreparedWrite, Role, Settled
 use crate::ids::{Epoch, Sequence};
 
 impl Replica {
-    pub(super) fn on_message(
-        &mut self,
-        token: Option<Token>,
-        epoch: Epoch,
-        message: Message,
-        out: &mut Vec<Action>,
-    ) {
+    pub(super) fn on_message(&mut self, token: Option<Token>, epoch: Epoch, message: Message, out: &mut Vec<Action>) {
         if let Some(status) = self.refuse_message(epoch, &message) {
             return answer(token, Outcome::at(status, self.prepared()), out);
         }
@@ -41,13 +35,7 @@ impl Replica {
 
     /// Agrees with the primary's prefix. Only writes of older epochs are forgotten: the primary of this one
     /// stored each of its writes before it sent it, so it can't lack one that is here.
-    fn on_settle(
-        &mut self,
-        token: Option<Token>,
-        committed: Sequence,
-        prepared: Sequence,
-        out: &mut Vec<Action>,
-    ) {
+    fn on_settle(&mut self, token: Option<Token>, committed: Sequence, prepared: Sequence, out: &mut Vec<Action>) {
         let syncing = self.role() == Role::Syncing;
         if syncing && !self.settled {
             self.start_fill(committed, out);
@@ -68,12 +56,8 @@ impl Replica {
         if self.settled {
             self.commit_up_to(committed, out);
         }
-        let settled = SettledAs {
-            prepared: self.prepared(),
-            suspect,
-            trusted: syncing && self.trusted,
-            base: self.base,
-        };
+        let settled =
+            SettledAs { prepared: self.prepared(), suspect, trusted: syncing && self.trusted, base: self.base };
         let outcome = Outcome { settled: Some(settled), ..Outcome::at(Status::Ok, self.prepared()) };
         answer(token, outcome, out);
     }

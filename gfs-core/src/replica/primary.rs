@@ -2,9 +2,7 @@
 
 use super::machine::{Barrier, FlushFor, Replica, Storing};
 use super::operations::Seen;
-use super::types::{
-    Action, Answer, Message, Mutation, Outcome, PreparedWrite, Role, Status, Ticket, Token, WriteKind,
-};
+use super::types::{Action, Answer, Message, Mutation, Outcome, PreparedWrite, Role, Status, Ticket, Token, WriteKind};
 use crate::ids::{BlockVersion, Epoch, OperationId, Sequence, ServerId};
 use std::collections::BTreeSet;
 

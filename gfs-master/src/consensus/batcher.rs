@@ -70,7 +70,7 @@ async fn run(raft: Raft, machine: Machine, mut queue: mpsc::Receiver<Waiting>, s
         let Some(batch) = gather(&mut queue, &mut held).await else { return };
         clock = clock.max(machine.clock()).max(data_dir::now());
         let (commands, waiters) = batch.into_iter().map(|one| (one.command, one.waiter)).unzip();
-        let stamp = Stamp { now: clock, seed: mixer.next() };
+        let stamp = Stamp { now: clock, seed: mixer.draw() };
         clock = Timestamp(clock.0 + 1);
         let batch = Batch::proposed(Entry { stamp, commands }, waiters, permit);
         match raft.client_write_ff(batch.clone()).await {

@@ -228,6 +228,8 @@ impl LogStore {
         }
     }
 
+    // The error is the one that openraft's trait prescribes.
+    #[allow(clippy::result_large_err)]
     fn read_range(&self, range: &impl RangeBounds<u64>) -> Result<Vec<RaftEntry>, StorageError> {
         let mut found = Vec::new();
         let mut missing = Vec::new();

@@ -159,7 +159,6 @@ impl RaftConsensus {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "raft did not end cleanly");
         }
-        self.dir.release();
     }
 }
 

@@ -64,7 +64,7 @@ impl Leader {
         }
         let mut mixer = random::Mixer::default();
         for placement in placements.iter_mut() {
-            match placement::choose(&view, goal, &[], mixer.next()) {
+            match placement::choose(&view, goal, &[], mixer.draw()) {
                 Some(chosen) if chosen.len() >= least => *placement = chosen,
                 _ => return no_room(&view).map(Some),
             }

@@ -37,7 +37,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use times::{Flush, Times};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// How the leader's own session calls itself.
 const OWN_SESSION: &str = "(master)";
@@ -124,6 +124,7 @@ pub struct Leader {
     /// Rings when there is something for the background to do at once.
     pub work: Notify,
     in_flight: mutate::InFlight,
+    stopping: watch::Sender<bool>,
     own: tokio::sync::Mutex<Option<OwnSession>>,
 }
 
@@ -156,6 +157,7 @@ impl Leader {
             changed: Notify::new(),
             work: Notify::new(),
             in_flight: mutate::InFlight::default(),
+            stopping: watch::channel(false).0,
             own: tokio::sync::Mutex::new(None),
         })
     }
@@ -173,6 +175,11 @@ impl Leader {
     /// Whether the background may delete and re-replicate: all servers reported, or long enough after the start.
     pub fn is_settled(&self) -> bool {
         self.clock.now_ms() >= self.options.settle.as_millis() as u64 || self.servers.all_reported()
+    }
+
+    /// Gives up what is under way: whoever waits is told that the master stops.
+    pub fn give_up(&self) {
+        self.stopping.send_replace(true);
     }
 
     /// Opens a session.

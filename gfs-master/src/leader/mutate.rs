@@ -4,6 +4,7 @@
 
 use super::times::Hold;
 use super::{Leader, ServeError};
+use crate::consensus::ConsensusError;
 use gfs_core::ids::{InodeId, OperationId};
 use gfs_core::meta::command::{Command, CommandReply};
 use gfs_core::meta::request::{ClientCommand, Lock, LockMode, Refusal, Reply, Request};
@@ -49,7 +50,12 @@ impl Leader {
                     let leader = self.clone();
                     tokio::spawn(async move {
                         let _cleanup = Cleanup { leader: leader.clone(), id };
-                        let outcome = leader.carry_out(command, waits).await;
+                        let outcome = tokio::select! {
+                            outcome = leader.carry_out(command, waits) => outcome,
+                            () = gfs_daemon::life::wait(leader.stopping.subscribe()) => {
+                                Err(ServeError::Consensus(ConsensusError::Stopped))
+                            }
+                        };
                         done.send_replace(Some(outcome));
                     });
                     running

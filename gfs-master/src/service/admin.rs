@@ -156,7 +156,7 @@ fn sessions(leader: &Leader, state: &State) -> Vec<v1::SessionStatus> {
         session: soft.session.0,
         description: soft.description,
         open_files: opens.table.count(soft.session) as u64,
-        locks: state.locks().files_of(soft.session).into(),
+        locks: state.locks().files_of(soft.session),
         connected: soft.connected,
     };
     view.into_iter().map(status).collect()

@@ -90,8 +90,8 @@ async fn serve(
     };
     let (session, connection) = match greet(&leader, &hello, &outgoing, tag).await {
         Ok(greeted) => greeted,
-        Err(body) => {
-            let _ = outgoing.try_send(Ok(v1::ServerMessage { tag, body: Some(body) }));
+        Err(failure) => {
+            let _ = outgoing.try_send(Ok(v1::ServerMessage { tag, body: Some(Body::Failure(failure)) }));
             return;
         }
     };
@@ -117,17 +117,17 @@ async fn greet(
     hello: &v1::Hello,
     outgoing: &Outgoing,
     tag: u64,
-) -> Result<(SessionId, Connection), Body> {
+) -> Result<(SessionId, Connection), v1::Failure> {
     if hello.protocol != PROTOCOL {
         let text = format!("this master speaks protocol {PROTOCOL}, the client {}", hello.protocol);
-        return Err(fail(Code::Protocol, &text));
+        return Err(failing(Code::Protocol, &text));
     }
     let cluster = leader.cluster();
     if !hello.cluster.is_empty() && hello.cluster[..] != cluster.0.to_be_bytes() {
-        return Err(fail(Code::WrongCluster, &format!("this master serves cluster {cluster}")));
+        return Err(failing(Code::WrongCluster, &format!("this master serves cluster {cluster}")));
     }
     if !leader.consensus.is_leader() {
-        return Err(fail(Code::NotLeader, "not the leader"));
+        return Err(failing(Code::NotLeader, "not the leader"));
     }
     let description: String = hello.description.chars().take(MAX_DESCRIPTION).collect();
     let known = |session| hello.session != 0 && leader.machine.state().sessions().get(session).is_some();
@@ -137,29 +137,29 @@ async fn greet(
     if connection.is_none() {
         resumed = false;
         // The nonce finds the session again whose Welcome was lost, but not one that has ended since.
-        session = leader.open_session(hello.nonce, &description).await.map_err(|error| Body::Failure(failure(&error)))?;
+        session = leader.open_session(hello.nonce, &description).await.map_err(|error| failure(&error))?;
         connection = leader.sessions.connect(session, &description, outgoing.clone());
     }
     let Some(connection) = connection else {
-        return Err(fail(Code::SessionExpired, "the session has ended: open a new one with another nonce"));
+        return Err(failing(Code::SessionExpired, "the session has ended: open a new one with another nonce"));
     };
     reclaim(leader, session, hello)?;
     leader.sessions.reclaimed(session);
     let welcome = v1::ServerMessage { tag, body: Some(Body::Welcome(welcome(leader, session, resumed))) };
     let sent = outgoing.send(Ok(welcome)).await;
-    sent.map_err(|_| fail(Code::Stopping, "the client went away"))?;
+    sent.map_err(|_| failing(Code::Stopping, "the client went away"))?;
     Ok((session, connection))
 }
 
 /// What the session says it holds replaces what was known.
-fn reclaim(leader: &Leader, session: SessionId, hello: &v1::Hello) -> Result<(), Body> {
+fn reclaim(leader: &Leader, session: SessionId, hello: &v1::Hello) -> Result<(), v1::Failure> {
     let mut opens = leader.opens.lock();
     let opens = &mut opens.table;
     opens.drop_session(session);
     for file in &hello.reclaim {
-        let access = access(file.access).ok_or_else(|| fail(Code::Malformed, "an open file has an unknown access"))?;
+        let access = access(file.access).ok_or_else(|| failing(Code::Malformed, "an open file has an unknown access"))?;
         if let Err(error) = opens.open(session, InodeId(file.inode), access, file.count.max(1)) {
-            return Err(fail(Code::Overloaded, &error.to_string()));
+            return Err(failing(Code::Overloaded, &error.to_string()));
         }
     }
     Ok(())
@@ -220,8 +220,12 @@ async fn read(
     }
 }
 
+fn failing(code: Code, message: &str) -> v1::Failure {
+    v1::Failure { code: code.into(), message: message.into(), hint: String::new() }
+}
+
 fn fail(code: Code, message: &str) -> Body {
-    Body::Failure(v1::Failure { code: code.into(), message: message.into(), hint: String::new() })
+    Body::Failure(failing(code, message))
 }
 
 fn malformed(error: &ConvertError) -> Body {

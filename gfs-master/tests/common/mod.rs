@@ -212,6 +212,11 @@ pub fn registration(uuid: u8, incarnation: u64) -> v1::RegisterRequest {
 
 impl Chunkd {
     pub async fn join(server: &Server, uuid: u8, incarnation: u64) -> Self {
+        Self::join_with(server, uuid, incarnation, &[]).await
+    }
+
+    /// Joins and reports these replicas.
+    pub async fn join_with(server: &Server, uuid: u8, incarnation: u64, handles: &[u64]) -> Self {
         let mut cluster = v1::cluster_client::ClusterClient::new(channel(server).await);
         let registered = cluster.register(registration(uuid, incarnation)).await.unwrap().into_inner();
         let (beats, messages) = mpsc::channel(16);
@@ -220,7 +225,8 @@ impl Chunkd {
         let orders = cluster.attend(ReceiverStream::new(messages)).await.unwrap().into_inner();
         let mut this = Self { server: registered.server, incarnation, cluster, number: 1, beats, orders };
         assert!(within("a lease", this.next_order()).await.unwrap().lease);
-        this.report(Vec::new()).await;
+        let replica = |handle: &u64| v1::ReplicaSummary { handle: *handle, epoch: 1, ..Default::default() };
+        this.report(handles.iter().map(replica).collect()).await;
         this
     }
 

@@ -361,3 +361,21 @@ fn threads_on_many_chunks_do_not_disturb_each_other() {
     let after: Vec<Vec<u8>> = chunks.iter().map(|chunk| bytes(&store, *chunk, 0, CHUNK)).collect();
     assert!(before == after);
 }
+
+#[test]
+fn bytes_written_after_a_truncation_are_not_zeroed_by_it_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let chunk = create(&store, 1);
+    put(&store, chunk, 0, &[1; 200_000]);
+    let cut = next(&store, chunk);
+    store.prepare(chunk, &write(cut.0, WriteKind::Truncate, 45_149, CHUNK - 45_149), &[]).unwrap();
+    store.commit(chunk, cut).unwrap();
+    put(&store, chunk, 65_536, &[2; BIG]);
+    store.sync(chunk).unwrap();
+    assert_eq!(bytes(&store, chunk, 65_536, BIG as u64), vec![2; BIG]);
+    // The overlay has gone to its place by now, or goes at the latest when the store closes.
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(bytes(&open(dir.path()), chunk, 65_536, BIG as u64), vec![2; BIG]);
+}

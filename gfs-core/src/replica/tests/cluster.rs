@@ -5,7 +5,9 @@ use super::network::{Body, Copy, Network, Packet, Reply, Request, Wants};
 use super::oracle::Oracle;
 use crate::ids::{BlockVersion, Epoch, OperationId, Sequence, ServerId, SessionId};
 use crate::meta::request::Configuration;
-use crate::replica::{Action, Answer, Event, Message, Mutation, Outcome, ReadPlan, Replica, Role, Status, Ticket, Token};
+use crate::replica::{
+    Action, Answer, Event, Message, Mutation, Outcome, ReadPlan, Replica, Role, Status, Ticket, Token,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Small deterministic randomness (splitmix64).
@@ -296,7 +298,14 @@ impl Cluster {
             }
             Err(status) => Outcome::of(status),
         };
-        self.network.replies.push(Reply { from: to, to: from, epoch, wants: Wants::Copy, outcome, configuration: None });
+        self.network.replies.push(Reply {
+            from: to,
+            to: from,
+            epoch,
+            wants: Wants::Copy,
+            outcome,
+            configuration: None,
+        });
     }
 
     /// An answer arrives.
@@ -366,8 +375,7 @@ impl Cluster {
     pub fn request(&mut self, operation: u64, to: ServerId, epoch: Epoch) {
         let confirmed = self.oracle.confirmed();
         let known = &self.oracle.outstanding[&operation];
-        let request =
-            Request { to, epoch, operation, confirmed, mutation: known.mutation, data: known.data.clone() };
+        let request = Request { to, epoch, operation, confirmed, mutation: known.mutation, data: known.data.clone() };
         self.network.requests.push(request);
     }
 

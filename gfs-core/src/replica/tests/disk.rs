@@ -56,8 +56,7 @@ impl Disk {
             assert_eq!(data.len() as u64, write.length);
         }
         self.prepared.insert(write.sequence(), (*write, data.to_vec()));
-        let record =
-            OperationRecord { operation: write.operation, sequence: write.sequence(), offset: write.offset };
+        let record = OperationRecord { operation: write.operation, sequence: write.sequence(), offset: write.offset };
         self.operations.insert(write.operation, record);
     }
 

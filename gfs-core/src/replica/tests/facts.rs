@@ -5,8 +5,8 @@ use super::network::{Body, Wants};
 use crate::ids::{BlockVersion, Epoch, OperationId, Sequence, SessionId};
 use crate::meta::request::Configuration;
 use crate::replica::{
-    Action, Event, Loaded, Message, Mutation, Outcome, PreparedWrite, ReadPlan, Replica, Role, Status, Token,
-    WantedChange, WriteKind,
+    Action, Answer, Event, Loaded, Message, Mutation, Outcome, PreparedWrite, ReadPlan, Replica, Role, SettledAs,
+    Status, Ticket, Token, WantedChange, WriteKind,
 };
 
 fn configuration(epoch: u32, primary: u16, members: &[u16], syncing: &[u16]) -> Configuration {
@@ -280,8 +280,7 @@ fn a_sync_waits_for_every_member() {
 
 #[test]
 fn a_suspect_primary_hands_over_and_a_sole_survivor_serves() {
-    let loaded =
-        Loaded { configuration: Some(configuration(3, 1, &[1, 2], &[])), suspect: true, ..Loaded::default() };
+    let loaded = Loaded { configuration: Some(configuration(3, 1, &[1, 2], &[])), suspect: true, ..Loaded::default() };
     let mut replica = Replica::new(server(1), loaded);
     let actions = replica.handle(Event::Lease(true));
     assert_eq!(actions, vec![Action::AskMaster]);
@@ -314,4 +313,80 @@ fn a_new_primary_finishes_what_the_old_one_left_prepared_everywhere() {
     let actions = mutate(replica, 500, operation, mutation);
     let outcome = Outcome { offset: 20, ..Outcome::at(Status::Ok, Sequence(1)) };
     assert_eq!(actions, vec![Action::Reply { token: Token(500), outcome }]);
+}
+
+fn answer(from: u16, epoch: u32, prepared: u64, base: u64) -> Event {
+    let settled = SettledAs { prepared: Sequence(prepared), base: Sequence(base), ..SettledAs::default() };
+    let outcome = Outcome { settled: Some(settled), ..Outcome::at(Status::Ok, Sequence(prepared)) };
+    Event::Answer { from: server(from), epoch: Epoch(epoch), answer: Answer::Settle(outcome) }
+}
+
+fn acked(from: u16, epoch: u32, sequence: u64) -> Event {
+    let answer = Answer::Prepare(Outcome::at(Status::Ok, Sequence(sequence)));
+    Event::Answer { from: server(from), epoch: Epoch(epoch), answer }
+}
+
+#[test]
+fn a_primary_commits_and_serves_nothing_until_everybody_has_settled() {
+    let loaded = Loaded {
+        configuration: Some(configuration(1, 1, &[1, 2, 3], &[])),
+        prepared: vec![write(1, 1, 0)],
+        ..Loaded::default()
+    };
+    let mut replica = Replica::new(server(1), loaded);
+    replica.handle(Event::Lease(true));
+    replica.handle(Event::InForce(configuration(2, 1, &[1, 2], &[4])));
+    replica.handle(answer(2, 2, 0, 0));
+    replica.handle(acked(2, 2, 1));
+    assert_eq!(replica.committed(), Sequence(0));
+    assert_eq!(replica.plan_read(Epoch(2), 0, 4), ReadPlan::Refuse(Status::Busy));
+    let actions = replica.handle(answer(4, 2, 0, 0));
+    assert!(actions.contains(&Action::Commit(Sequence(1))));
+    assert_eq!(replica.plan_read(Epoch(2), 0, 4), ReadPlan::Local);
+}
+
+#[test]
+fn a_full_recruit_counts_for_commits_and_syncs_before_it_is_a_member() {
+    let mut replica = Replica::new(server(1), Loaded::default());
+    replica.handle(Event::Lease(true));
+    replica.handle(Event::InForce(configuration(1, 1, &[1, 2], &[4])));
+    replica.handle(answer(2, 1, 0, 0));
+    replica.handle(answer(4, 1, 0, 0));
+    mutate(&mut replica, 1, 1, Mutation::At { kind: WriteKind::Data, offset: 0, length: 4 });
+    replica.handle(Event::Stored(Ok(())));
+    replica.handle(acked(2, 1, 1));
+    assert_eq!(replica.committed(), Sequence(1), "a syncing server counts for nothing");
+    let actions = replica.handle(Event::Filled { server: server(4), epoch: Epoch(1) });
+    let flush = Message::Flush { ticket: Ticket(1), committed: Sequence(0) };
+    assert_eq!(actions, vec![Action::Send { to: server(4), message: flush }]);
+    let flushed = Answer::Flush(Ticket(1), Outcome::at(Status::Ok, Sequence(0)));
+    replica.handle(Event::Answer { from: server(4), epoch: Epoch(1), answer: flushed });
+    assert_eq!(replica.wanted_change(), None, "it still lacks a committed write");
+    mutate(&mut replica, 2, 2, Mutation::At { kind: WriteKind::Data, offset: 4, length: 4 });
+    replica.handle(Event::Stored(Ok(())));
+    replica.handle(acked(2, 1, 2));
+    assert_eq!(replica.committed(), Sequence(1), "the full recruit counts");
+    let actions = replica.handle(Event::Sync { token: Token(3), epoch: Epoch(1) });
+    let to_recruit =
+        |action: &Action| matches!(action, Action::Send { to, message: Message::Flush { .. } } if *to == server(4));
+    assert!(actions.iter().any(to_recruit), "a sync covers it: {actions:?}");
+    replica.handle(acked(4, 1, 2));
+    assert_eq!(replica.committed(), Sequence(2));
+    let wanted = WantedChange { epoch: Epoch(1), failed: Vec::new(), ready: vec![server(4)] };
+    assert_eq!(replica.wanted_change(), Some(wanted));
+}
+
+#[test]
+fn a_member_that_lacks_what_is_committed_does_not_settle() {
+    let mut replica = Replica::new(server(2), Loaded::default());
+    replica.handle(Event::Lease(true));
+    replica.handle(Event::InForce(configuration(1, 1, &[1, 2], &[])));
+    let message = Message::Settle { committed: Sequence(5), prepared: Sequence(6) };
+    let actions = replica.handle(Event::Peer { token: Some(Token(1)), epoch: Epoch(1), message });
+    let told = actions.iter().find_map(|action| match action {
+        Action::Reply { outcome, .. } => outcome.settled,
+        _ => None,
+    });
+    assert!(told.is_some_and(|settled| settled.suspect));
+    assert_eq!(replica.plan_read(Epoch(1), 0, 4), ReadPlan::Refuse(Status::Busy));
 }

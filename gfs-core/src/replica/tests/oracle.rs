@@ -99,7 +99,8 @@ impl Oracle {
 
     /// Every append is there once, in places of its own, without a hole.
     pub fn check_appends(&self, content: &[u8], length: u64) {
-        let mut found: Vec<u32> = (APPENDS..length.max(APPENDS)).step_by(CELL).map(|at| read(content, at as usize)).collect();
+        let mut found: Vec<u32> =
+            (APPENDS..length.max(APPENDS)).step_by(CELL).map(|at| read(content, at as usize)).collect();
         found.sort_unstable();
         let mut expected = self.tried_appends.clone();
         expected.sort_unstable();
