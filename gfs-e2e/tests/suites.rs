@@ -14,8 +14,9 @@ fn tool(name: &str) -> PathBuf {
     path
 }
 
-/// What ext4 passes of pjdfstest 0.2.2 on Linux; the rest are for other systems.
-const PASSED_ON_EXT4: u64 = 383;
+/// What ext4 passes of pjdfstest 0.2.2 on Linux, less `link::link_count_max`: glibc knows the link limit of a few file system
+/// types only, so that the suite skips it on any FUSE mount. The rest are for other systems.
+const PASSED_ON_EXT4: u64 = 382;
 
 #[test]
 fn pjdfstest_passes_what_passes_on_ext4() {

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Tries to zero a tail; the master repeats the order anyway.
-const ZERO_TRIES: usize = 20;
-/// Between two tries.
-const ZERO_PAUSE: Duration = Duration::from_millis(100);
+const ZERO_TRIES: usize = 25;
+/// After the first try, which usually comes while the new epoch still settles; doubled with each further one.
+const ZERO_PAUSE: Duration = Duration::from_millis(1);
+/// The longest pause between two tries.
+const ZERO_PAUSE_MOST: Duration = Duration::from_millis(100);
 /// How long a question about a chunk may take.
 const ASK: Duration = Duration::from_secs(2);
 
@@ -94,6 +96,7 @@ async fn zero_tail(driver: &Arc<Driver>, order: v1::ZeroTail) {
     if !driver.zeroing.lock().insert((handle, order.epoch)) {
         return;
     }
+    let mut pause = ZERO_PAUSE;
     for _ in 0..ZERO_TRIES {
         match try_zero(driver, handle, &order).await {
             Status::Ok => {
@@ -101,7 +104,10 @@ async fn zero_tail(driver: &Arc<Driver>, order: v1::ZeroTail) {
                 break;
             }
             Status::NoChunk | Status::NotPrimary | Status::NotMember | Status::Malformed => break,
-            _ => tokio::time::sleep(ZERO_PAUSE).await,
+            _ => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(ZERO_PAUSE_MOST);
+            }
         }
     }
     driver.zeroing.lock().remove(&(handle, order.epoch));
