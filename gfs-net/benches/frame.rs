@@ -19,12 +19,19 @@ fn frame(c: &mut Criterion) {
     c.bench_function("encode request frame", |b| {
         b.iter(|| {
             let header = black_box(&request).encode_to_vec();
-            let prefix = Prefix { kind: Kind::Request, header: header.len(), payload: 4096, tag: 9, header_crc: crc32c(&header) };
+            let prefix = Prefix {
+                kind: Kind::Request,
+                header: header.len(),
+                payload: 4096,
+                tag: 9,
+                header_crc: crc32c(&header),
+            };
             (encode_prefix(&prefix), header)
         });
     });
     let header = request.encode_to_vec();
-    let prefix = Prefix { kind: Kind::Request, header: header.len(), payload: 4096, tag: 9, header_crc: crc32c(&header) };
+    let prefix =
+        Prefix { kind: Kind::Request, header: header.len(), payload: 4096, tag: 9, header_crc: crc32c(&header) };
     let bytes = encode_prefix(&prefix);
     c.bench_function("decode request frame", |b| {
         b.iter(|| {

@@ -1,10 +1,10 @@
 //! One outgoing connection: a queue of requests, a table of calls that wait for their answers.
 
+use crate::crc32c;
 use crate::error::NetError;
 use crate::frame::{FrameError, Kind, MAX_HEADER, MAX_PAYLOAD, Prefix, encode_prefix};
 use crate::pool::PoolOptions;
 use crate::reader::{FrameReader, ReadError};
-use crate::crc32c;
 use bytes::{Buf, Bytes, BytesMut};
 use gfs_proto::v1::{DataReply, DataRequest};
 use parking_lot::Mutex;
@@ -77,7 +77,9 @@ pub(crate) async fn write_frames(
 pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2)))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2)),
+    )?;
     socket.set_tcp_user_timeout(Some(Duration::from_secs(20)))
 }
 
@@ -213,7 +215,8 @@ impl Task {
 
     async fn connect(&self) -> io::Result<TcpStream> {
         let connecting = TcpStream::connect(&*self.address);
-        let stream = tokio::time::timeout(self.connect_timeout, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let stream =
+            tokio::time::timeout(self.connect_timeout, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
         tune(&stream)?;
         Ok(stream)
     }

@@ -22,7 +22,10 @@ pub fn channel(address: &str, timeout: Duration) -> Result<Channel, NetError> {
 /// `NetError::Address`, or `NetError::Connect` when nobody answers within `timeout`.
 pub async fn connect(address: &str, timeout: Duration) -> Result<Channel, NetError> {
     let connecting = endpoint(address, timeout)?.connect().await;
-    connecting.map_err(|error| NetError::Connect { address: address.into(), source: std::sync::Arc::new(std::io::Error::other(root_cause(&error))) })
+    connecting.map_err(|error| NetError::Connect {
+        address: address.into(),
+        source: std::sync::Arc::new(std::io::Error::other(root_cause(&error))),
+    })
 }
 
 fn endpoint(address: &str, timeout: Duration) -> Result<Endpoint, NetError> {

@@ -44,9 +44,12 @@ pub struct DataPool {
     inner: Arc<Inner>,
 }
 
+/// The connections to one peer, by lane.
+type Lanes = Vec<Option<Arc<Connection>>>;
+
 struct Inner {
     options: PoolOptions,
-    peers: Mutex<HashMap<Arc<str>, Vec<Option<Arc<Connection>>>>>,
+    peers: Mutex<HashMap<Arc<str>, Lanes>>,
 }
 
 impl DataPool {
@@ -57,7 +60,14 @@ impl DataPool {
 
     /// Queues a call. Calls with the same address and lane reach the wire in the order in which they were started. Must be
     /// called within a tokio runtime.
-    pub fn start(&self, address: &str, lane: u64, request: DataRequest, payload: Bytes, deadline: Instant) -> PendingCall {
+    pub fn start(
+        &self,
+        address: &str,
+        lane: u64,
+        request: DataRequest,
+        payload: Bytes,
+        deadline: Instant,
+    ) -> PendingCall {
         let address: Arc<str> = address.into();
         let state = match self.connection(&address, lane).send(request, payload) {
             Ok(ticket) => CallState::Waiting { ticket, timer: Box::pin(tokio::time::sleep_until(deadline)) },

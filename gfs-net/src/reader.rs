@@ -49,7 +49,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub async fn next_prefix(&mut self) -> Result<Prefix, ReadError> {
         while self.buffer.len() < PREFIX {
             if self.fill().await? == 0 {
-                return Err(if self.buffer.is_empty() { ReadError::End } else { ReadError::Io(io::ErrorKind::UnexpectedEof.into()) });
+                return Err(if self.buffer.is_empty() {
+                    ReadError::End
+                } else {
+                    ReadError::Io(io::ErrorKind::UnexpectedEof.into())
+                });
             }
         }
         let head = self.buffer.split_to(PREFIX);

@@ -68,7 +68,8 @@ async fn payloads_of_every_size_come_back_whole() {
     let pool = pool(CLUSTER);
     for size in [0, 1, 4095, 32 * 1024, 32 * 1024 + 1, 65_536, 1 << 20, MAX_PAYLOAD] {
         let payload = Bytes::from((0..size).map(|i| (i * 31 % 251) as u8).collect::<Vec<_>>());
-        let (reply, back) = pool.call(&server.address, 0, request(9, size as u64), payload.clone(), soon()).await.unwrap();
+        let (reply, back) =
+            pool.call(&server.address, 0, request(9, size as u64), payload.clone(), soon()).await.unwrap();
         assert_eq!(reply.offset, size as u64);
         assert!(back == payload, "payload of {size} bytes was changed");
     }
@@ -80,7 +81,15 @@ async fn calls_of_one_lane_arrive_in_order() {
     let pool = pool(CLUSTER);
     let payload = Bytes::from(vec![1; 20_000]);
     let calls: Vec<_> = (0..500)
-        .map(|n| pool.start(&server.address, 4, request(9, n), if n % 7 == 0 { payload.clone() } else { Bytes::new() }, soon()))
+        .map(|n| {
+            pool.start(
+                &server.address,
+                4,
+                request(9, n),
+                if n % 7 == 0 { payload.clone() } else { Bytes::new() },
+                soon(),
+            )
+        })
         .collect();
     for (n, call) in calls.into_iter().enumerate() {
         assert_eq!(call.await.unwrap().0.offset, n as u64);

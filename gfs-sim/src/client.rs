@@ -136,7 +136,9 @@ impl Client {
                 }
                 self.ask(rng)
             }
-            Packet::Reply { call, status, value } if self.is_current(call) => self.answered(status, value, now, rng, history),
+            Packet::Reply { call, status, value } if self.is_current(call) => {
+                self.answered(status, value, now, rng, history)
+            }
             _ => Vec::new(),
         }
     }

@@ -4,9 +4,7 @@
 
 use gfs_core::ids::{ChunkHandle, ClusterId, Epoch, OperationId, ServerId, SessionId};
 use gfs_core::meta::command::{Command, CommandReply, ServerIdentity, Stamp};
-use gfs_core::meta::request::{
-    ClientCommand, Configuration, Credentials, NodeKind, Reply, Request, Timestamp,
-};
+use gfs_core::meta::request::{ClientCommand, Configuration, Credentials, NodeKind, Reply, Request, Timestamp};
 use gfs_core::meta::state::State;
 use gfs_core::replica::WantedChange;
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,7 +48,12 @@ impl Master {
     pub fn new(servers: u16, goal: usize) -> Self {
         let mut state = State::format(ClusterId(7), 64 << 20, goal as u8, 0o755, Timestamp(0));
         for n in 1..=servers {
-            let identity = ServerIdentity { uuid: n.into(), address: format!("s{n}:1"), host: format!("s{n}"), ..ServerIdentity::default() };
+            let identity = ServerIdentity {
+                uuid: n.into(),
+                address: format!("s{n}:1"),
+                host: format!("s{n}"),
+                ..ServerIdentity::default()
+            };
             assert_eq!(apply(&mut state, 0, Command::RegisterServer(identity)), CommandReply::Server(ServerId(n)));
         }
         let open = Command::OpenSession { nonce: 1, description: "simulation".into() };

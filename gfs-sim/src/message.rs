@@ -24,7 +24,14 @@ pub enum Packet {
     /// Back to the primary.
     PeerAnswer { call: u64, epoch: Epoch, answer: Answer },
     /// A piece of the chunk for a server that is being filled.
-    Copy { call: u64, epoch: Epoch, first: usize, blocks: Vec<Block>, committed: Sequence, finish: Option<(u64, Vec<OperationRecord>)> },
+    Copy {
+        call: u64,
+        epoch: Epoch,
+        first: usize,
+        blocks: Vec<Block>,
+        committed: Sequence,
+        finish: Option<(u64, Vec<OperationRecord>)>,
+    },
     /// How a piece was taken.
     CopyAnswer { call: u64, first: usize, status: Status },
     /// Secondary to primary: what is committed?

@@ -1,10 +1,10 @@
 //! A chunk server of the simulation: it carries out what the real replica state machine decides, on a pretended disk.
 
 use crate::disk::{BLOCK, BLOCKS, Disk, Image};
+use crate::history::History;
 use crate::master::FENCE_MS;
 use crate::message::{Node, Packet};
 use crate::rng::Rng;
-use crate::history::History;
 use gfs_core::ids::{Epoch, Sequence, ServerId};
 use gfs_core::meta::request::Configuration;
 use gfs_core::replica::{Action, Answer, Event, Message, Outcome, ReadPlan, Replica, Role, Status, Ticket, Token};
@@ -222,7 +222,9 @@ impl Server {
     fn reply(&mut self, token: Token, outcome: Outcome, world: &mut Surroundings) {
         let Some(waiter) = self.waiters.remove(&token) else { return };
         let (to, packet) = match waiter {
-            Waiter::Client(client, call) => (Node::Client(client), Packet::Reply { call, status: outcome.status, value: 0 }),
+            Waiter::Client(client, call) => {
+                (Node::Client(client), Packet::Reply { call, status: outcome.status, value: 0 })
+            }
             Waiter::Query { server, call, epoch } => {
                 let packet = Packet::QueryAnswer { call, epoch, status: outcome.status, committed: outcome.sequence };
                 (Node::Server(server), packet)
@@ -245,7 +247,15 @@ impl Server {
         let r = &self.replica;
         format!(
             "up {} role {:?} epoch {:?} settled {} suspect {} committed {:?} prepared {:?} fence {} wants {:?}",
-            self.up, r.role(), r.epoch(), r.is_settled(), r.is_suspect(), r.committed(), r.prepared(), self.fence_at, r.wanted_change()
+            self.up,
+            r.role(),
+            r.epoch(),
+            r.is_settled(),
+            r.is_suspect(),
+            r.committed(),
+            r.prepared(),
+            self.fence_at,
+            r.wanted_change()
         )
     }
 
@@ -272,7 +282,9 @@ impl Server {
                 self.asking = false;
                 if let Some(change) = self.replica.wanted_change() {
                     self.asking = true;
-                    world.effects.push(Effect::Send(Node::Master, Packet::Want { incarnation: self.incarnation, change }));
+                    world
+                        .effects
+                        .push(Effect::Send(Node::Master, Packet::Want { incarnation: self.incarnation, change }));
                     world.effects.push(Effect::Wake(100, Alarm::Ask));
                 }
             }
@@ -456,13 +468,22 @@ impl Server {
             ReadPlan::AskPrimary(primary) => {
                 let query = self.call();
                 self.reads.insert(query, (client, call, block));
-                world.effects.push(Effect::Send(Node::Server(primary), Packet::Query { call: query, epoch, unsettled: false }));
+                world
+                    .effects
+                    .push(Effect::Send(Node::Server(primary), Packet::Query { call: query, epoch, unsettled: false }));
             }
             ReadPlan::Refuse(status) => world.effects.push(refused(status)),
         }
     }
 
-    fn committed_learned(&mut self, call: u64, epoch: Epoch, status: Status, committed: Sequence, world: &mut Surroundings) {
+    fn committed_learned(
+        &mut self,
+        call: u64,
+        epoch: Epoch,
+        status: Status,
+        committed: Sequence,
+        world: &mut Surroundings,
+    ) {
         if status == Status::Ok {
             self.feed(Event::CommittedLearned { epoch, committed }, world);
         }

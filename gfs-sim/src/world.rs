@@ -343,17 +343,25 @@ impl World {
             found.push(format!("did not heal: {known:?}"));
         }
         if self.clients.values().any(|(client, _)| client.closed < BLOCKS) {
-            found.extend(self.servers.values().map(|server| format!("{:?} at {}: {}", server.id, self.now, server.describe())));
+            found.extend(
+                self.servers.values().map(|server| format!("{:?} at {}: {}", server.id, self.now, server.describe())),
+            );
         }
         for (id, (client, _)) in &self.clients {
             if client.closed < BLOCKS {
-                found.push(format!("client {id} could not read everything after healing: {} blocks; {}", client.closed, client.waits_for()));
+                found.push(format!(
+                    "client {id} could not read everything after healing: {} blocks; {}",
+                    client.closed,
+                    client.waits_for()
+                ));
             }
         }
         let images: Vec<_> = known.members.iter().filter_map(|id| self.servers.get(id)).collect();
         let committed = images.iter().map(|s| s.disk.files.committed).max();
         for server in images.iter().filter(|s| Some(s.disk.files.committed) == committed) {
-            if server.disk.files.blocks != images[0].disk.files.blocks && images[0].disk.files.committed == server.disk.files.committed {
+            if server.disk.files.blocks != images[0].disk.files.blocks
+                && images[0].disk.files.committed == server.disk.files.committed
+            {
                 found.push(format!("replicas differ after healing: {:?} and {:?}", images[0].id, server.id));
             }
         }

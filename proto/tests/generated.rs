@@ -14,11 +14,7 @@ fn generated_types_match_the_contract() {
     let scratch = std::env::temp_dir().join(format!("gfs-proto-gen-{}", std::process::id()));
     std::fs::create_dir_all(&scratch).unwrap();
     let descriptors = protox::compile(FILES, [root]).expect("the .proto files compile");
-    tonic_prost_build::configure()
-        .bytes(".")
-        .out_dir(&scratch)
-        .compile_fds(descriptors)
-        .expect("code generation");
+    tonic_prost_build::configure().bytes(".").out_dir(&scratch).compile_fds(descriptors).expect("code generation");
     let fresh = std::fs::read_to_string(scratch.join("gfs.v1.rs")).unwrap();
     std::fs::remove_dir_all(&scratch).unwrap();
     if std::env::var_os("GFS_REGENERATE").is_some() {

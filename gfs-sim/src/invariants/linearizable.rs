@@ -31,7 +31,10 @@ fn zones(history: &History, block: usize) -> Result<BTreeMap<u64, Zone>, String>
     let mut zones = BTreeMap::from([(0, Zone { value: 0, first_answer: 0, last_question: 0, written_at: 0 })]);
     for write in history.writes.values().filter(|write| History::covers(write, block)) {
         let first_answer = write.acknowledged.unwrap_or(u64::MAX);
-        zones.insert(write.value, Zone { value: write.value, first_answer, last_question: write.asked, written_at: write.asked });
+        zones.insert(
+            write.value,
+            Zone { value: write.value, first_answer, last_question: write.asked, written_at: write.asked },
+        );
     }
     for read in history.reads.iter().filter(|read| read.block == block) {
         let Some(zone) = zones.get_mut(&read.value) else {
@@ -60,8 +63,12 @@ fn check_block(history: &History, block: usize) -> Vec<String> {
         if pair[1].first_answer < pair[0].last_question {
             found.push(format!(
                 "block {block}: values {} ({}..{}) and {} ({}..{}) were both seen first",
-                pair[0].value, pair[0].first_answer, pair[0].last_question,
-                pair[1].value, pair[1].first_answer, pair[1].last_question
+                pair[0].value,
+                pair[0].first_answer,
+                pair[0].last_question,
+                pair[1].value,
+                pair[1].first_answer,
+                pair[1].last_question
             ));
         }
     }
@@ -88,7 +95,10 @@ mod tests {
             let write = WriteRecord { first: 0, count: 1, value: *value, asked: *asked, acknowledged: *acknowledged };
             history.writes.insert(*value, write);
         }
-        history.reads = reads.iter().map(|(value, asked, answered)| ReadRecord { block: 0, value: *value, asked: *asked, answered: *answered }).collect();
+        history.reads = reads
+            .iter()
+            .map(|(value, asked, answered)| ReadRecord { block: 0, value: *value, asked: *asked, answered: *answered })
+            .collect();
         history
     }
 

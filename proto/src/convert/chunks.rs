@@ -65,7 +65,9 @@ pub fn servers_to_wire(servers: &[core::ServerAddress]) -> Vec<v1::Server> {
 /// # Errors
 /// `ConvertError::Value` for a server number out of range.
 pub fn servers_from_wire(servers: Vec<v1::Server>) -> Result<Vec<core::ServerAddress>, ConvertError> {
-    let one = |s: v1::Server| Ok(core::ServerAddress { server: ServerId(narrow("server", s.server)?), address: s.address.into() });
+    let one = |s: v1::Server| {
+        Ok(core::ServerAddress { server: ServerId(narrow("server", s.server)?), address: s.address.into() })
+    };
     servers.into_iter().map(one).collect()
 }
 

@@ -63,15 +63,15 @@ fn command_out(command: &Command) -> Kind {
             Kind::SetIntent(v1::LogIntent { server: server.0.into(), drain: *intent == ServerIntent::Draining })
         }
         Command::RemoveServer { server } => Kind::RemoveServer(server.0.into()),
-        Command::Reconfigure { handle, expected, next } => Kind::Reconfigure(v1::LogReconfigure {
-            handle: handle.0,
-            expected: expected.0,
-            next: Some(next.into()),
-        }),
+        Command::Reconfigure { handle, expected, next } => {
+            Kind::Reconfigure(v1::LogReconfigure { handle: handle.0, expected: expected.0, next: Some(next.into()) })
+        }
         Command::FinishShrink { inode, handle, epoch } => {
             Kind::FinishShrink(v1::LogFinishShrink { inode: inode.0, handle: handle.0, epoch: epoch.0 })
         }
-        Command::ReapOrphans { inodes } => Kind::ReapOrphans(v1::LogInodes { inodes: inodes.iter().map(|i| i.0).collect() }),
+        Command::ReapOrphans { inodes } => {
+            Kind::ReapOrphans(v1::LogInodes { inodes: inodes.iter().map(|i| i.0).collect() })
+        }
         Command::ForgetTombstones { done } => Kind::ForgetTombstones(replicas_out(done)),
         Command::CondemnUnknown { replicas } => Kind::CondemnUnknown(replicas_out(replicas)),
     }
@@ -93,11 +93,9 @@ fn command_in(from: Kind) -> Result<Command, ConvertError> {
             expected: Epoch(r.expected),
             next: need("configuration", r.next)?.try_into()?,
         },
-        Kind::FinishShrink(f) => Command::FinishShrink {
-            inode: InodeId(f.inode),
-            handle: ChunkHandle(f.handle),
-            epoch: Epoch(f.epoch),
-        },
+        Kind::FinishShrink(f) => {
+            Command::FinishShrink { inode: InodeId(f.inode), handle: ChunkHandle(f.handle), epoch: Epoch(f.epoch) }
+        }
         Kind::ReapOrphans(i) => Command::ReapOrphans { inodes: i.inodes.into_iter().map(InodeId).collect() },
         Kind::ForgetTombstones(r) => Command::ForgetTombstones { done: replicas_in(r)? },
         Kind::CondemnUnknown(r) => Command::CondemnUnknown { replicas: replicas_in(r)? },

@@ -14,7 +14,9 @@ impl From<&Query> for Kind {
             Query::ReadDirectory { inode, cookie, limit } => {
                 Kind::ReadDirectory(v1::ReadDirectory { inode: inode.0, cookie: *cookie, limit: *limit })
             }
-            Query::GetXattr { inode, name } => Kind::GetXattr(v1::GetXattr { inode: inode.0, name: name.clone().into() }),
+            Query::GetXattr { inode, name } => {
+                Kind::GetXattr(v1::GetXattr { inode: inode.0, name: name.clone().into() })
+            }
             Query::ListXattrs { inode } => Kind::ListXattrs(inode.0),
             Query::Layout { inode, first, count } => {
                 Kind::Layout(v1::LayoutRequest { inode: inode.0, first: *first, count: *count })
@@ -32,7 +34,9 @@ impl TryFrom<Kind> for Query {
             Kind::Lookup(l) => Query::Lookup { parent: InodeId(l.parent), name: l.name.into() },
             Kind::GetAttributes(inode) => Query::GetAttributes { inode: InodeId(inode) },
             Kind::ReadLink(inode) => Query::ReadLink { inode: InodeId(inode) },
-            Kind::ReadDirectory(r) => Query::ReadDirectory { inode: InodeId(r.inode), cookie: r.cookie, limit: r.limit },
+            Kind::ReadDirectory(r) => {
+                Query::ReadDirectory { inode: InodeId(r.inode), cookie: r.cookie, limit: r.limit }
+            }
             Kind::GetXattr(x) => Query::GetXattr { inode: InodeId(x.inode), name: x.name.into() },
             Kind::ListXattrs(inode) => Query::ListXattrs { inode: InodeId(inode) },
             Kind::Layout(l) => Query::Layout { inode: InodeId(l.inode), first: l.first, count: l.count },

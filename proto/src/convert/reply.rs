@@ -10,7 +10,9 @@ pub fn reply_to_wire(reply: &Reply) -> v1::Reply {
     let empty = v1::Reply::default();
     match reply {
         Reply::Done => empty,
-        Reply::Entry { attributes, created } => v1::Reply { attributes: Some(attributes.into()), created: *created, ..empty },
+        Reply::Entry { attributes, created } => {
+            v1::Reply { attributes: Some(attributes.into()), created: *created, ..empty }
+        }
         Reply::Attributes { attributes, pending_shrink } => {
             v1::Reply { attributes: Some(attributes.into()), pending_shrink: *pending_shrink, ..empty }
         }

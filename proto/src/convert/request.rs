@@ -140,7 +140,9 @@ fn request_out(from: &core::Request) -> Kind {
             exclusive: *exclusive,
             open: false,
         }),
-        Request::Link { inode, parent, name } => Kind::Link(v1::Link { inode: inode.0, parent: parent.0, name: name.clone().into() }),
+        Request::Link { inode, parent, name } => {
+            Kind::Link(v1::Link { inode: inode.0, parent: parent.0, name: name.clone().into() })
+        }
         Request::Unlink { parent, name } => Kind::Unlink(v1::Unlink { parent: parent.0, name: name.clone().into() }),
         Request::Rmdir { parent, name } => Kind::Rmdir(v1::Unlink { parent: parent.0, name: name.clone().into() }),
         Request::Rename { parent, name, new_parent, new_name, mode } => Kind::Rename(v1::Rename {
@@ -165,7 +167,9 @@ fn request_out(from: &core::Request) -> Kind {
                 core::XattrMode::Replace => 2,
             },
         }),
-        Request::RemoveXattr { inode, name } => Kind::RemoveXattr(v1::RemoveXattr { inode: inode.0, name: name.clone().into() }),
+        Request::RemoveXattr { inode, name } => {
+            Kind::RemoveXattr(v1::RemoveXattr { inode: inode.0, name: name.clone().into() })
+        }
         Request::SetLock { inode, lock } => Kind::SetLock(v1::SetLock { inode: inode.0, lock: Some(lock.into()) }),
         Request::ReleaseLocks { inode, owner, family } => Kind::ReleaseLocks(v1::ReleaseLocks {
             inode: inode.0,
