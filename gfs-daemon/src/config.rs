@@ -4,7 +4,8 @@
 //! keys mean belongs to the daemon, in one flat typed struct with a default.
 //!
 //! A value from the environment or a flag is text. It is taken as a TOML value if the key accepts that, else as
-//! a string, else as a list separated by commas.
+//! a string, else as a list separated by commas. In a file, a list of strings also does for a key whose value is
+//! such a text with commas.
 
 mod fields;
 
@@ -202,7 +203,11 @@ impl<T: Serialize + DeserializeOwned + Default> Merge<T> {
         for (key, value) in table {
             let origin = Origin::File(path.into());
             self.known(&key, &key, &origin)?;
-            self.accept(&key, value, origin)?;
+            let joined = joined(&value);
+            if let Err(error) = self.accept(&key, value, origin.clone()) {
+                let text = joined.ok_or(error)?;
+                self.accept(&key, text, origin)?;
+            }
         }
         Ok(())
     }
@@ -283,6 +288,13 @@ impl<T: Serialize + DeserializeOwned + Default> Merge<T> {
             .map_err(|error| ConfigError::Defaults { daemon: self.daemon, message: one_line(error.message()) })?;
         Ok(Loaded { value, file, shown })
     }
+}
+
+/// A list of strings as the text that stands for it in flags, for keys that hold such text; `None` if it is something else.
+fn joined(value: &Value) -> Option<Value> {
+    let parts: Option<Vec<&str>> = value.as_array()?.iter().map(Value::as_str).collect();
+    let parts = parts.filter(|parts| !parts.is_empty() && parts.iter().all(|part| !part.contains(',')))?;
+    Some(Value::String(parts.join(",")))
 }
 
 fn one_line(text: &str) -> String {

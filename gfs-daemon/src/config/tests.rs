@@ -66,6 +66,17 @@ fn unknown_variable_under_the_own_prefix_is_refused_and_a_foreign_one_is_not() {
 }
 
 #[test]
+fn list_in_a_file_does_for_a_key_that_holds_text_with_commas() {
+    let (_dir, path) = file("listen = [\"a:1\", \"b:2\"]\n");
+    assert_eq!(merge(Some(path), &[], &[]).unwrap().value.listen, "a:1,b:2");
+    for refused in ["listen = []", "listen = [7]", "listen = [\"a,b\", \"c\"]", "replicas = [\"1\"]"] {
+        let (_dir, path) = file(refused);
+        let error = merge(Some(path), &[], &[]).unwrap_err();
+        assert!(matches!(error, ConfigError::WrongValue { .. }), "{refused}: {error}");
+    }
+}
+
+#[test]
 fn wrong_type_names_file_key_and_expectation() {
     let (_dir, path) = file("replicas = \"many\"\n");
     let error = merge(Some(path.clone()), &[], &[]).unwrap_err().to_string();
