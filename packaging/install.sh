@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs gfs from a release build: binaries, mount helper, units, default configuration, completions.
 #   packaging/install.sh [--prefix DIR] [--destdir DIR] [--from DIR] [--uninstall]
+# The programs come from --from, else from the directory that GFS_BINARIES names, else from target/release.
 # Run again, it replaces what it installed. It never touches data, and keeps configuration that was changed.
 set -eu
 
@@ -21,7 +22,7 @@ done
 case $prefix in /*) ;; *) die "--prefix must be an absolute path" ;; esac
 
 here=$(cd "$(dirname "$0")" && pwd)
-from=${from:-$here/../target/release}
+from=${from:-${GFS_BINARIES:-$here/../target/release}}
 programs="gfs gfs-master gfs-chunkd gfs-fuse"
 units="gfs-master.service gfs-chunkd.service gfs-mount@.service"
 bin=$prefix/bin
@@ -80,7 +81,7 @@ if [ -n "$uninstall" ]; then
 fi
 
 for program in $programs; do
-    [ -x "$from/$program" ] || die "$from/$program is missing: run cargo build --release first, or name the directory with --from"
+    [ -x "$from/$program" ] || die "$from/$program is missing: run cargo build --release first, or name the directory with --from or GFS_BINARIES"
 done
 for program in $programs; do put 755 "$from/$program" "$bin/$program"; done
 
