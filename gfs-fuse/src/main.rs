@@ -46,7 +46,7 @@ struct Args {
     common: CommonArgs,
 }
 
-/// The configuration file `/etc/gfs/gfs-fuse.toml`.
+/// The configuration file `/etc/gfs/fuse.toml`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct FuseConfig {

@@ -19,7 +19,7 @@ pub enum MountpointError {
     #[error("mount point {path} is not a directory", path = .0.display())]
     NotDirectory(PathBuf),
     /// Something is mounted there.
-    #[error("{path} is already a mount point of gfs ({source_name})", path = path.display())]
+    #[error("gfs is already mounted on {path} ({source_name})", path = path.display())]
     Mounted {
         /// Where.
         path: PathBuf,
