@@ -187,14 +187,21 @@ pub fn start_time(pid: u32) -> Option<u64> {
     parse_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// Fields of /proc/PID/stat, counted from the state, which is 0.
+const THREADS: usize = 17;
+const START_TIME: usize = 19;
+
 fn parse_stat(stat: &str) -> Option<u64> {
+    if has_ended(stat) { None } else { stat_field(stat, START_TIME) }
+}
+
+fn has_ended(stat: &str) -> bool {
     // The name in parentheses may itself contain anything, so fields are counted after the last one.
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    let state = fields.next()?;
-    if ["Z", "X"].contains(&state) {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with(['Z', 'X']))
+}
+
+fn stat_field(stat: &str, at: usize) -> Option<u64> {
+    stat.rsplit_once(") ")?.1.split(' ').nth(at)?.parse().ok()
 }
 
 /// Whether the recorded process is alive and really that process: same start time, same program.
@@ -208,6 +215,38 @@ pub fn is_ours(process: &Process) -> bool {
     }
     let comm = std::fs::read_to_string(format!("/proc/{}/comm", process.pid)).unwrap_or_default();
     comm.trim_end() == process.program()
+}
+
+/// Waits while the recorded process is ending: after a SIGKILL the kernel takes its time to close ports and to let go
+/// of files, and until then it would be in the way of the next one. At most `limit`.
+pub fn wait_while_ending(process: &Process, limit: Duration) {
+    let deadline = Instant::now() + limit;
+    while is_ending(process) && Instant::now() < deadline {
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn is_ending(process: &Process) -> bool {
+    let read = |what: &str| std::fs::read_to_string(format!("/proc/{}/{what}", process.pid)).unwrap_or_default();
+    let (stat, status) = (read("stat"), read("status"));
+    let same = process.pid != 0 && stat_field(&stat, START_TIME).is_some_and(|found| found == process.started);
+    same && (threads_are_ending(&stat) || is_killed(&status))
+}
+
+/// Whether the first thread has ended and others are still at it: they hold what the process has open.
+fn threads_are_ending(stat: &str) -> bool {
+    has_ended(stat) && stat_field(stat, THREADS).is_some_and(|threads| threads > 1)
+}
+
+/// Whether a SIGKILL is on its way, by the text of `/proc/PID/status`.
+fn is_killed(status: &str) -> bool {
+    let ended = status.lines().any(|line| line.starts_with("State:\tZ") || line.starts_with("State:\tX"));
+    !ended
+        && status
+            .lines()
+            .filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")))
+            .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .any(|mask| mask & (1 << (libc::SIGKILL - 1)) != 0)
 }
 
 /// How a process ended.
@@ -351,5 +390,35 @@ mod tests {
         assert_eq!(parse_stat(&line), Some(777));
         assert_eq!(parse_stat("12 (x) Z 1 2"), None);
         assert_eq!(parse_stat("nonsense"), None);
+        let threads = |n: u32| format!("12 (x) Z {}{n} 0 777 0", "0 ".repeat(16));
+        assert!(threads_are_ending(&threads(2)), "its other threads still hold ports and locks");
+        assert!(!threads_are_ending(&threads(1)));
+        assert!(!threads_are_ending(&threads(2).replace('Z', "S")));
+    }
+
+    #[test]
+    fn process_that_was_killed_and_has_not_noticed_is_known_as_ending() {
+        let status = |state: &str, mask: &str| {
+            format!(
+                "Name:\tx\nState:\t{state}\nSigPnd:\t{mask}\nShdPnd:\t0000000000000000\nSigBlk:\t0000000000000100\n"
+            )
+        };
+        assert!(is_killed(&status("D (disk sleep)", "0000000000000100")));
+        assert!(!is_killed(&status("S (sleeping)", "0000000000004000")), "a SIGTERM may take as long as it likes");
+        assert!(!is_killed(&status("Z (zombie)", "0000000000000100")));
+        assert!(!is_killed(""));
+    }
+
+    #[test]
+    fn waiting_ends_with_the_process_or_its_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut starting = shell(dir.path(), "exec sleep 60");
+        let (pid, started) = starting.identity();
+        let process = Process { name: "probe-1".into(), pid, started, ..Process::default() };
+        assert!(!is_ending(&process), "it runs");
+        signal(&process, Signal::KILL).unwrap();
+        wait_while_ending(&process, Duration::from_secs(10));
+        assert_eq!(start_time(pid), None);
+        starting.kill();
     }
 }

@@ -7,7 +7,15 @@ use serde::Serialize;
 
 /// Arguments of `gfs df`.
 #[derive(clap::Args, Debug)]
+// -h is what it is in the commands of the same name: human sizes.
+#[command(disable_help_flag = true)]
 pub struct Args {
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+    /// Sizes as 1.5M, as they are without this
+    #[arg(short = 'h', long, conflicts_with = "bytes")]
+    human: bool,
     /// Exact bytes
     #[arg(short, long)]
     bytes: bool,

@@ -10,7 +10,12 @@ use std::path::{Path, PathBuf};
 
 /// Arguments of `gfs ls`.
 #[derive(clap::Args, Debug)]
+// -h is what it is in the commands of the same name: human sizes.
+#[command(disable_help_flag = true)]
 pub struct Args {
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
     /// One line for each, with mode, links, owner, group, size and time
     #[arg(short)]
     long: bool,
@@ -18,7 +23,7 @@ pub struct Args {
     #[arg(short, long)]
     all: bool,
     /// Sizes as 1.5M
-    #[arg(short = 'H', long)]
+    #[arg(short = 'h', visible_short_alias = 'H', long)]
     human: bool,
     /// The directory itself, not what is in it
     #[arg(short, long)]

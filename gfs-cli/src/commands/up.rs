@@ -17,6 +17,9 @@ const READY_LIMIT: Duration = Duration::from_secs(120);
 /// How long a mount may take.
 const MOUNT_LIMIT: Duration = Duration::from_secs(45);
 
+/// How long a process that was killed may take to let go of its ports and directories.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
 /// Arguments of `gfs up`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -98,6 +101,9 @@ fn ensure(
     started: &mut Vec<String>,
 ) -> Result<Option<Starting>> {
     let recorded = file.process(&wanted.name).cloned();
+    if let Some(process) = &recorded {
+        process::wait_while_ending(process, END_LIMIT);
+    }
     if recorded.as_ref().is_some_and(process::is_ours) {
         return Ok(None);
     }
@@ -162,6 +168,9 @@ fn bring_up_mount(
     started: &mut Vec<String>,
 ) -> Result<()> {
     let name = "mount-1";
+    if let Some(process) = file.process(name) {
+        process::wait_while_ending(process, END_LIMIT);
+    }
     if let Some(recorded) = file.process(name).filter(|process| process::is_ours(process)).cloned() {
         if recorded.data != mountpoint {
             bail!("it is mounted at {} already: gfs umount that first", recorded.data.display());
