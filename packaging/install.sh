@@ -76,7 +76,11 @@ if [ -n "$uninstall" ]; then
     rm -rf "$destdir$doc"
     rmdir "$destdir$lib/gfs/config" "$destdir$lib/gfs" "$destdir/etc/gfs" 2>/dev/null || true
     if has_systemd; then systemctl daemon-reload; fi
-    echo "removed gfs; data in /var/lib/gfs is kept"
+    # Only what is empty goes.
+    for directory in /var/lib/gfs/master /var/lib/gfs/chunkd /var/lib/gfs /var/log/gfs; do
+        rmdir "$destdir$directory" 2>/dev/null || true
+    done
+    if [ -e "$destdir/var/lib/gfs" ]; then echo "removed gfs; data in /var/lib/gfs is kept"; else echo "removed gfs"; fi
     exit 0
 fi
 
