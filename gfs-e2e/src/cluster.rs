@@ -97,7 +97,10 @@ impl Cluster {
     /// Brings a cluster up and mounts it.
     pub fn start(options: Options) -> Self {
         assert!(Path::new("/dev/fuse").exists(), "/dev/fuse is missing: these tests need a kernel with FUSE");
-        let root = tempfile::Builder::new().prefix("gfs-e2e-").tempdir().expect("temporary directory");
+        // Open to all, so that what another user is refused is refused by the mount.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        let root =
+            tempfile::Builder::new().prefix("gfs-e2e-").permissions(mode).tempdir().expect("temporary directory");
         fs::create_dir(root.path().join("mnt")).expect("mount point");
         let cluster = Self { options, base_port: free_ports(), extra_mounts: Vec::new(), root };
         cluster.up();

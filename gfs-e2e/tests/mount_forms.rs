@@ -75,7 +75,11 @@ fn a_line_of_fstab_mounts() {
     let point = cluster.scratch().join("mp");
     fs::create_dir(&point).unwrap();
     let table = cluster.scratch().join("fstab");
-    let line = format!("{} {} gfs _netdev,nofail,x-systemd.automount,mount_timeout=10 0 0\n", cluster.master(), point.display());
+    let line = format!(
+        "{} {} gfs _netdev,nofail,x-systemd.automount,mount_timeout=10 0 0\n",
+        cluster.master(),
+        point.display()
+    );
     fs::write(&table, line).unwrap();
     run("mount", &["-T", table.to_str().unwrap(), point.to_str().unwrap()], &cluster.scratch());
     assert!(point.join("f").exists());
@@ -97,8 +101,7 @@ fn daemon(name: &str, arguments: &[&str]) -> Output {
     let mut child =
         Command::new(binary(name)).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until(&format!("{name} {arguments:?} gives up"), Duration::from_secs(30), || {
-        let ended = child.try_wait().unwrap().is_some();
-        ended
+        child.try_wait().unwrap().is_some()
     });
     child.wait_with_output().unwrap()
 }
@@ -129,14 +132,21 @@ fn taken_ports_directories_and_identities_are_refused_with_one_line() {
     let other = other.to_str().unwrap();
     let master = cluster.master();
     let taken = ["--listen", &master, "--http", "127.0.0.1:0"];
-    refused(&daemon("gfs-master", &[&["--data", other], &taken[..]].concat()), &[&master.replace("127.0.0.1:", ""), "in use"]);
+    refused(
+        &daemon("gfs-master", &[&["--data", other], &taken[..]].concat()),
+        &[&master.replace("127.0.0.1:", ""), "in use"],
+    );
 
     let free = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
     let data = cluster.process("master-1").data;
-    refused(&daemon("gfs-master", &[&["--data", data.to_str().unwrap()], &free[..]].concat()), &["in use", data.to_str().unwrap()]);
+    refused(
+        &daemon("gfs-master", &[&["--data", data.to_str().unwrap()], &free[..]].concat()),
+        &["in use", data.to_str().unwrap()],
+    );
 
     let data = cluster.process("chunkd-1").data;
-    let chunkd = |data: &str, master: &str| daemon("gfs-chunkd", &[&["--data", data, "--master", master], &free[..]].concat());
+    let chunkd =
+        |data: &str, master: &str| daemon("gfs-chunkd", &[&["--data", data, "--master", master], &free[..]].concat());
     refused(&chunkd(data.to_str().unwrap(), &master), &["in use", data.to_str().unwrap()]);
 
     // A copy of a live server's disk, and the disk of another cluster.
@@ -183,7 +193,10 @@ fn web_server() -> (String, std::sync::mpsc::Sender<()>) {
         while matches!(stopped.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
             match listener.accept() {
                 Ok((mut socket, _)) => {
-                    let _ = std::io::Write::write_all(&mut socket, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+                    let _ = std::io::Write::write_all(
+                        &mut socket,
+                        b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+                    );
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }

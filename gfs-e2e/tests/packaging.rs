@@ -115,7 +115,9 @@ fn a_mistake_in_a_unit_would_be_found() {
     let root = tempfile::tempdir().unwrap();
     let unit = root.path().join("gfs-broken.service");
     fs::write(&unit, "[Service]\nExecStart=/bin/true\nRestrat=always\nType=notfy\n").unwrap();
-    let output = Command::new("systemd-analyze").args(["verify", "--recursive-errors=no", "--man=no"]).arg(&unit);
-    let said = text(&{ output }.output().unwrap());
-    assert!(said.lines().any(|line| line.contains("gfs-broken.service")), "{said}");
+    let output =
+        Command::new("systemd-analyze").args(["verify", "--recursive-errors=no", "--man=no"]).arg(&unit).output();
+    let output = output.unwrap();
+    let said = text(&output);
+    assert!(!output.status.success() && said.lines().any(|line| line.contains("gfs-broken.service")), "{said}");
 }

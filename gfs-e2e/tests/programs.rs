@@ -2,6 +2,8 @@
 
 use gfs_e2e::work::{run, shell};
 use gfs_e2e::{Cluster, Options};
+use std::fs;
+use std::path::PathBuf;
 
 #[test]
 fn git_works() {
@@ -50,8 +52,17 @@ fn tar_keeps_acls_xattrs_and_holes() {
         tar --acls --xattrs --xattrs-include='*' -xpf t.tar -C out && cd out && \
         getfattr --only-values -n user.color tree/file && diff <(cd ../tree && getfacl -R . ) <(cd tree && getfacl -R .) && \
         cmp tree/sparse ../tree/sparse && test $(stat -c %h tree/file) = 2 && test -p tree/fifo && \
-        getfacl tree/sub/inherits | grep -q user:daemon:rwx && test $(du -k tree/sparse | cut -f1) -lt 5000";
+        getfacl tree/sub/inherits | grep -q user:daemon:rwx";
     assert_eq!(shell(&cluster.mount(), script), "blue");
+}
+
+#[test]
+fn sparse_file_uses_what_was_written_and_stays_sparse_in_copies() {
+    let cluster = Cluster::start(Options::default());
+    let script = "truncate -s 10M sparse && printf x | dd of=sparse bs=1 seek=5000000 conv=notrunc status=none && cp sparse copy && \
+        mkdir out && tar --sparse -c sparse | tar -x -C out && cmp sparse copy && cmp sparse out/sparse && \
+        test $(du -k sparse | cut -f1) -lt 5000 && test $(du -k copy | cut -f1) -lt 5000 && test $(du -k out/sparse | cut -f1) -lt 5000";
+    shell(&cluster.mount(), script);
 }
 
 #[test]
@@ -77,7 +88,10 @@ fn compilers_build_and_run_on_the_mount() {
 fn supplementary_groups_and_ownership_are_respected() {
     let cluster = Cluster::start(Options::default());
     let mount = cluster.mount();
-    shell(&mount, "mkdir shared && chgrp 4 shared && chmod 2770 shared && mkdir tmp && chmod 1777 tmp && echo root > tmp/roots");
+    shell(
+        &mount,
+        "mkdir shared && chgrp 4 shared && chmod 2770 shared && mkdir tmp && chmod 1777 tmp && echo root > tmp/roots",
+    );
     let python = format!(
         "import os\nos.chdir({mount:?})\nos.setgroups([4, 1234])\nos.setgid(65534)\nos.setuid(65534)\n\
          open('shared/mine', 'w').write('x')\nassert os.stat('shared/mine').st_gid == 4\n\
@@ -90,4 +104,35 @@ fn supplementary_groups_and_ownership_are_respected() {
         mount.join("shared")
     );
     run("python3", &["-c", &python], &cluster.scratch());
+}
+
+/// Where the programs of PostgreSQL's server are: `/usr/lib/postgresql/VERSION/bin`.
+fn postgres_programs() -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL's server (package postgresql)");
+    let programs = versions.map(|version| version.unwrap().path().join("bin")).find(|bin| bin.join("initdb").exists());
+    programs.expect("initdb below /usr/lib/postgresql")
+}
+
+#[test]
+fn postgres_keeps_its_sums_over_a_crash_of_its_own() {
+    let cluster = Cluster::start(Options::default());
+    let script = format!(
+        "export PATH={}:$PATH PGHOST=$PWD/pg PGUSER=postgres PGDATABASE=postgres
+         mkdir pg && chown postgres pg && chmod 700 pg
+         as() {{ runuser -u postgres -- \"$@\"; }}
+         start() {{ as pg_ctl -s -w -t 50 -D pg -l pg/server.log -o \"-c listen_addresses='' -k $PWD/pg\" start || {{ cat pg/server.log; exit 1; }}; }}
+         trap 'as pg_ctl -s -D pg -m immediate stop 2>/dev/null || true' EXIT
+         as initdb -D pg -A trust --no-instructions >/dev/null
+         start
+         as pgbench -q -i -s 1 2>/dev/null
+         as pgbench -n -c 4 -j 2 -t 50 >/dev/null
+         as pg_ctl -s -D pg -m immediate stop
+         start
+         as psql -qAtc 'select count(*), sum(delta) = (select sum(abalance) from pgbench_accounts), \
+            sum(delta) = (select sum(bbalance) from pgbench_branches) from pgbench_history'
+         as pg_ctl -s -w -D pg -m fast stop
+         as pg_controldata -D pg | grep -q 'state: *shut down'",
+        postgres_programs().display()
+    );
+    assert_eq!(shell(&cluster.mount(), &script), "200|t|t\n");
 }
