@@ -120,7 +120,7 @@ async fn a_tail_is_zeroed_on_all_members_and_a_tombstone_deletes() {
     cluster.master.allocate(H, &[1, 2, 3]);
     cluster.write(H, 0, &pattern(8, 100_000)).await;
     cluster.master.install(H, |_| {});
-    let order = v1::ZeroTail { handle: H, epoch: 2, from: 5000, inode: 77 };
+    let order = v1::ZeroTail { handle: H, epoch: 2, from: 5000, inode: 77, cut: 2 };
     cluster.master.order(1, v1::MasterOrder { zero_tail: vec![order], ..v1::MasterOrder::default() });
     let master = cluster.master.clone();
     eventually("the end of a shrink", || master.shrunk(H, 2)).await;

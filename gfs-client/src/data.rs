@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A read that is not answered so long is asked of another member too.
-const HEDGE: Duration = Duration::from_millis(400);
+const HEDGE: Duration = Duration::from_millis(250);
 /// Limits of one attempt, first and longest; doubled each time.
 const READ_TRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
 const WRITE_TRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
@@ -71,6 +71,13 @@ pub(crate) struct Changed {
     pub(crate) reply: DataReply,
     /// The configuration is no more the one that the call was based on: the file may have been cut meanwhile.
     pub(crate) moved: bool,
+}
+
+impl Changed {
+    /// The last cut of the chunk that it came after; 0 is none.
+    pub(crate) fn cut(&self) -> Epoch {
+        Epoch(self.reply.cut)
+    }
 }
 
 /// The way to the chunk servers.

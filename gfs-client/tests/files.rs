@@ -219,6 +219,38 @@ async fn a_write_under_which_the_file_is_cut_leaves_nothing_hidden_beyond_its_en
 }
 
 #[tokio::test]
+async fn a_write_that_a_cut_has_zeroed_before_its_size_was_told_is_done_again() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let (one, two) = (cluster.client().await, cluster.client().await);
+    for kind in ["write", "append"] {
+        let file = create(&one, kind.as_bytes()).await;
+        file.write(&call(), 0, pattern(0, 100), false).await.unwrap();
+        // It lands, and its answer arrives only after the cut.
+        cluster.chunks.fail(None, kind, Fault::DoneButTimedOut);
+        (0..10_000).for_each(|_| cluster.chunks.fail(None, kind, Fault::Answer(Status::Busy)));
+        let writing = tokio::spawn({
+            let file = file.clone();
+            async move {
+                match kind {
+                    "write" => file.write(&call(), 100, vec![7; 10].into(), false).await.map(|()| 100),
+                    _ => file.append(&call(), vec![7; 10].into(), false).await,
+                }
+            }
+        });
+        until("an attempt after it landed", || cluster.chunks.ordered() < 10_000).await;
+        let cut = AttributeChanges { size: Some(50), ..AttributeChanges::default() };
+        two.set_attributes(&call(), file.inode(), cut).await.unwrap();
+        cluster.chunks.forgive();
+        let at = writing.await.unwrap().unwrap() as usize;
+        let all = file.read(&call(), 0, 1000).await.unwrap();
+        assert_eq!((at, all.len()), if kind == "write" { (100, 110) } else { (50, 60) }, "{kind}");
+        assert_eq!(all[..50], pattern(0, 50));
+        assert!(all[50..at].iter().all(|byte| *byte == 0));
+        assert_eq!(all[at..], [7; 10], "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn sync_reaches_each_written_chunk_once_and_what_failed_again() {
     let cluster = Cluster::start(2, CHUNK).await;
     let client = cluster.client().await;

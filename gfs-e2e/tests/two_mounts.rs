@@ -73,6 +73,40 @@ fn a_file_removed_on_one_mount_stays_readable_where_it_is_open() {
     assert_eq!(&buffer, b"still here");
 }
 
+#[test]
+fn a_write_beside_a_truncation_comes_whole_before_or_after_it() {
+    let (_cluster, a, b) = two();
+    let writer = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(a.join("f")).unwrap();
+    let cutter = OpenOptions::new().write(true).open(b.join("f")).unwrap();
+    let (mut before, mut after) = (0, 0);
+    for round in 0..150u64 {
+        writer.set_len(0).unwrap();
+        writer.write_all_at(&[1; 100], 0).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_micros(round * 37 % 4000));
+                writer.write_all_at(&[7; 3000], 100).unwrap();
+            });
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_micros(round * 53 % 4000));
+                cutter.set_len(50).unwrap();
+            });
+        });
+        let content = fs::read(b.join("f")).unwrap();
+        assert_eq!(content[..50], [1; 50]);
+        if content.len() == 50 {
+            before += 1;
+        } else {
+            after += 1;
+            assert_eq!(content.len(), 3100, "round {round}");
+            assert!(content[50..100].iter().all(|byte| *byte == 0), "round {round}: old bytes came back");
+            assert!(content[100..].iter().all(|byte| *byte == 7), "round {round}: zeros instead of what was written");
+        }
+    }
+    println!("{before} writes came before the truncation, {after} after it");
+    assert!(before > 0 && after > 0, "{before} writes came before the truncation, {after} after it");
+}
+
 /// Appends `count` records of `size` bytes, each full of one digit and ended by a newline.
 fn appender(path: PathBuf, digit: char, size: usize, count: usize) -> Child {
     let script = format!(
@@ -87,9 +121,11 @@ fn appender(path: PathBuf, digit: char, size: usize, count: usize) -> Child {
 fn four_writers_append_whole_records_from_both_mounts() {
     let (_cluster, a, b) = two();
     let (size, count) = (1000, 150);
-    let writers: Vec<_> = "abcd".chars().enumerate().map(|(at, digit)| {
-        appender(if at % 2 == 0 { a.join("log") } else { b.join("log") }, digit, size, count)
-    }).collect();
+    let writers: Vec<_> = "abcd"
+        .chars()
+        .enumerate()
+        .map(|(at, digit)| appender(if at % 2 == 0 { a.join("log") } else { b.join("log") }, digit, size, count))
+        .collect();
     for mut writer in writers {
         assert!(writer.wait().unwrap().success());
     }
@@ -141,7 +177,9 @@ const OFD: &str = "fcntl.fcntl(f, 38, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 5
 
 fn try_lock(path: &std::path::Path, call: &str) -> bool {
     let call = call.replace("LOCK_EX", "LOCK_EX | fcntl.LOCK_NB").replace("f, 38", "f, 37");
-    let script = format!("import fcntl, struct\nf = open({path:?}, 'r+')\ntry:\n    {call}\nexcept OSError as e:\n    assert e.errno in (11, 13), e\n    raise SystemExit(9)\n");
+    let script = format!(
+        "import fcntl, struct\nf = open({path:?}, 'r+')\ntry:\n    {call}\nexcept OSError as e:\n    assert e.errno in (11, 13), e\n    raise SystemExit(9)\n"
+    );
     match Command::new("python3").arg("-c").arg(script).status().unwrap().code() {
         Some(0) => true,
         Some(9) => false,
@@ -153,7 +191,9 @@ fn try_lock(path: &std::path::Path, call: &str) -> bool {
 fn locks_exclude_each_other_across_mounts_and_end_with_their_holder() {
     let (_cluster, a, b) = two();
     fs::write(a.join("l"), vec![0; 100]).unwrap();
-    for (held, conflicting, independent) in [(FLOCK, FLOCK, POSIX), (POSIX, POSIX, FLOCK), (OFD, POSIX, FLOCK), (POSIX, OFD, FLOCK)] {
+    for (held, conflicting, independent) in
+        [(FLOCK, FLOCK, POSIX), (POSIX, POSIX, FLOCK), (OFD, POSIX, FLOCK), (POSIX, OFD, FLOCK)]
+    {
         let mut child = holder(a.join("l"), held);
         assert!(!try_lock(&b.join("l"), conflicting), "{conflicting} was granted against {held}");
         assert!(!try_lock(&a.join("l"), conflicting), "{conflicting} was granted against {held} on the same mount");
@@ -171,7 +211,10 @@ fn a_blocked_lock_is_granted_when_free_and_can_be_interrupted() {
     for call in [FLOCK, POSIX] {
         let mut first = holder(a.join("l"), call);
         let path = b.join("l");
-        let lock_then_touch = format!("import fcntl\nf = open({path:?}, 'r+')\n{call}\nopen({:?}, 'w')\n", cluster.scratch().join("granted"));
+        let lock_then_touch = format!(
+            "import fcntl\nf = open({path:?}, 'r+')\n{call}\nopen({:?}, 'w')\n",
+            cluster.scratch().join("granted")
+        );
         let mut waiter = Command::new("python3").arg("-c").arg(&lock_then_touch).spawn().unwrap();
         let mut interrupted = Command::new("python3").arg("-c").arg(&lock_then_touch).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(500));

@@ -83,7 +83,7 @@ fn requests() -> Vec<Request> {
         Request::CommitWrite {
             inode,
             attach: vec![(0, ChunkHandle(5))],
-            used: vec![(u32::MAX, ChunkHandle(6))],
+            used: vec![UsedChunk { index: u32::MAX, handle: ChunkHandle(6), cut: Epoch(u32::MAX) }],
             min_size: Some(0),
             clear_suid: true,
         },

@@ -89,8 +89,8 @@ fn leave(driver: &Arc<Driver>, handle: ChunkHandle, epoch: Epoch) {
     driver.ask_to_leave(slot, epoch);
 }
 
-/// Rule 13: zeroes what a shrunken file has lost, as a replicated write. Its identity is the epoch of the order, so that a
-/// repeated order is answered and an older one does nothing.
+/// Rule 13: zeroes what a shrunken file has lost, as a replicated write. Its identity is the epoch that the cut began, so that a
+/// repeated order is answered and an older one does nothing, under whichever configuration it arrives.
 async fn zero_tail(driver: &Arc<Driver>, order: v1::ZeroTail) {
     let handle = ChunkHandle(order.handle);
     if !driver.zeroing.lock().insert((handle, order.epoch)) {
@@ -127,7 +127,7 @@ async fn try_zero(driver: &Arc<Driver>, handle: ChunkHandle, order: &v1::ZeroTai
     let (waiter, answer) = tokio::sync::oneshot::channel();
     let mutate = Mutate {
         epoch: None,
-        operation: OperationId { session: SessionId(0), operation: order.epoch.into() },
+        operation: OperationId { session: SessionId(0), operation: order.cut.into() },
         confirmed: 0,
         mutation: Mutation::At { kind: WriteKind::Truncate, offset: order.from, length },
         payload: bytes::Bytes::new(),

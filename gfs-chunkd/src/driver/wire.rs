@@ -91,6 +91,7 @@ pub fn outcome_to_wire(
     out.offset = outcome.offset;
     out.sequence = outcome.sequence.0;
     out.settled = outcome.settled.as_ref().map(settled_to_wire);
+    out.cut = outcome.cut.0;
     if let (true, Some(known)) = (tells_configuration(outcome.status), state.replica.configuration()) {
         out.configuration = Some(known.into());
         out.servers = servers(known);
@@ -118,7 +119,8 @@ pub fn outcome_from_wire(from: &v1::DataReply) -> Outcome {
         trusted: settled.trusted,
         base: Sequence(settled.base),
     });
-    Outcome { status: status_from_wire(from.status), offset: from.offset, sequence: Sequence(from.sequence), settled }
+    let (status, cut) = (status_from_wire(from.status), Epoch(from.cut));
+    Outcome { status, offset: from.offset, sequence: Sequence(from.sequence), settled, cut }
 }
 
 /// The configuration that a peer told, if it did and it can be understood.

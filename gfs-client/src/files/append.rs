@@ -12,7 +12,8 @@ use crate::data::{DataFailure, Piece};
 use crate::error::ClientError;
 use crate::limit::CallContext;
 use bytes::Bytes;
-use gfs_core::ids::ChunkHandle;
+use gfs_core::ids::{ChunkHandle, Epoch};
+use gfs_core::meta::request::UsedChunk;
 use gfs_net::crc32c;
 use gfs_proto::v1::{self, data_reply::Status, data_request::Op};
 
@@ -31,8 +32,8 @@ enum Tail {
 
 /// What the primary did with an append.
 pub(super) enum Placed {
-    /// It lies here in the chunk.
-    At(u64),
+    /// It lies here in the chunk, and came after this cut of it.
+    At { offset: u64, cut: Epoch },
     /// It does not fit behind what is there, which ends here.
     NoRoom { tail: u64 },
 }
@@ -100,7 +101,7 @@ impl Record<'_> {
         match self.tail(&view)? {
             Tail::Missing { index, offset } => self.start_chunk(&view, index, offset).await,
             Tail::Attached { index, handle, offset } => match self.place(handle, offset, &self.data).await {
-                Ok(Placed::At(landed)) => self.commit_at(index, handle, landed).await,
+                Ok(Placed::At { offset, cut }) => self.commit_at(UsedChunk { index, handle, cut }, offset).await,
                 Ok(Placed::NoRoom { tail }) => self.cross(index, handle, tail, watch).await,
                 Err(failure) => self.file.failed(failure, &[]),
             },
@@ -125,18 +126,19 @@ impl Record<'_> {
         let op = Op::Append(v1::Append { min_offset: min, limit: self.chunk_size(), crc: crc32c(data) });
         let result = client.inner.data.change(piece, op, data.clone(), Some(&operation), &self.context.limit).await;
         self.file.note_dirty(std::iter::once(handle));
-        let reply = result?.reply;
-        Ok(match reply.status() {
-            Status::Ok => Placed::At(reply.offset),
-            _ => Placed::NoRoom { tail: reply.offset },
+        let changed = result?;
+        let offset = changed.reply.offset;
+        Ok(match changed.reply.status() {
+            Status::Ok => Placed::At { offset, cut: changed.cut() },
+            _ => Placed::NoRoom { tail: offset },
         })
     }
 
     /// The record lies whole in an attached chunk: the size moves over it.
-    async fn commit_at(&self, index: u32, handle: ChunkHandle, landed: u64) -> Result<Attempt<u64>, ClientError> {
-        let start = u64::from(index) * self.chunk_size() + landed;
+    async fn commit_at(&self, used: UsedChunk, landed: u64) -> Result<Attempt<u64>, ClientError> {
+        let start = u64::from(used.index) * self.chunk_size() + landed;
         let min_size = Some(start + self.length());
-        let commit = Commit { attach: &[], used: vec![(index, handle)], min_size, clear_suid: self.clear_suid };
+        let commit = Commit { attach: &[], used: vec![used], min_size, clear_suid: self.clear_suid };
         Ok(at(start, self.file.commit(self.context, commit).await?))
     }
 

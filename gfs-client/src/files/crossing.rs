@@ -19,8 +19,8 @@ use crate::data::{DataFailure, Piece};
 use crate::error::ClientError;
 use crate::limit::{CallContext, CallLimit};
 use bytes::Bytes;
-use gfs_core::ids::ChunkHandle;
-use gfs_core::meta::request::Credentials;
+use gfs_core::ids::{ChunkHandle, Epoch};
+use gfs_core::meta::request::{Credentials, UsedChunk};
 use gfs_proto::v1::{self, data_request::Op};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -43,6 +43,8 @@ struct Claim {
     file: OpenFile,
     index: u32,
     handle: ChunkHandle,
+    /// The cut of the chunk that the part came after.
+    cut: Epoch,
     /// Where the part starts in the chunk.
     from: u64,
     /// The place at which the commit attaches.
@@ -108,9 +110,9 @@ impl Record<'_> {
             return Ok(Attempt::Stale);
         }
         match self.place(handle, tail, &self.data.slice(..room as usize)).await {
-            Ok(Placed::At(from)) => {
+            Ok(Placed::At { offset: from, cut }) => {
                 let goal = view.attributes.replicas;
-                let claim = Claim { file: self.file.clone(), index, handle, from, free, goal, settled: false };
+                let claim = Claim { file: self.file.clone(), index, handle, cut, from, free, goal, settled: false };
                 self.cross_over(&view, claim, room).await
             }
             Ok(Placed::NoRoom { .. }) => Ok(Attempt::Stale),
@@ -124,21 +126,22 @@ impl Record<'_> {
         let rest = self.data.slice(room as usize..);
         let fresh = [Fresh::alone(self.file, self.context, claim.free, claim.goal).await?];
         let span = Span { index: next, offset: 0, length: rest.len() as u64, at: 0 };
-        if let Err(failure) = self.file.write_spans(self.context, &[span], view, &fresh, &rest).await {
-            return self.file.failed(failure, &fresh);
-        }
+        let written = match self.file.write_spans(self.context, &[span], view, &fresh, &rest).await {
+            Ok(written) => written,
+            Err(failure) => return self.file.failed(failure, &fresh),
+        };
         if claim.free != next
             && let Err(failure) = self.file.make_empty(self.context, fresh[0].handle).await
         {
             return self.file.failed(failure, &fresh);
         }
-        let mut used = vec![(claim.index, claim.handle)];
-        used.extend(view.chunks.get(&next).map(|handle| (next, *handle)));
+        let mut used = vec![UsedChunk { index: claim.index, handle: claim.handle, cut: claim.cut }];
+        used.extend(view.chunks.get(&next).and_then(|handle| written.used(next, *handle)));
         let start = u64::from(claim.index) * self.chunk_size() + claim.from;
         let commit =
             Commit { attach: &fresh, used, min_size: Some(start + self.length()), clear_suid: self.clear_suid };
         let committed = self.file.commit(self.context, commit).await?;
-        // Stale: somebody has fenced us off, and cuts the tail.
+        // Stale: somebody has fenced us off and cuts the tail, or has truncated the file, which cut it too.
         claim.settled = true;
         Ok(at(start, committed))
     }
@@ -198,7 +201,8 @@ impl OpenFile {
             // The next attempt takes another chunk.
             return self.failed::<()>(failure, &[]).map(|_| false);
         }
-        let commit = Commit { attach: &[empty], used: vec![tail], min_size: None, clear_suid: false };
+        let used = vec![UsedChunk { index: tail.0, handle: tail.1, cut: Epoch(0) }];
+        let commit = Commit { attach: &[empty], used, min_size: None, clear_suid: false };
         Ok(matches!(self.commit(context, commit).await?, Attempt::Done(())))
     }
 

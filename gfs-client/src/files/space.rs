@@ -9,7 +9,7 @@ use crate::error::ClientError;
 use crate::limit::CallContext;
 use bytes::Bytes;
 use gfs_core::ids::{ChunkHandle, Epoch};
-use gfs_core::meta::request::Attributes;
+use gfs_core::meta::request::{Attributes, UsedChunk};
 use gfs_proto::v1::{self, data_request::Op};
 
 impl OpenFile {
@@ -66,7 +66,7 @@ impl OpenFile {
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(Attempt::Done(())) };
         let view = self.view(context, first.index, last.index).await?;
         let end = offset + length;
-        let mut used: Vec<(u32, ChunkHandle)> = Vec::new();
+        let mut used = Vec::new();
         let mut moved = false;
         for part in &parts {
             let Some(handle) = view.chunks.get(&part.index).copied() else { continue };
@@ -74,7 +74,8 @@ impl OpenFile {
                 Ok(changed) => moved |= changed,
                 Err(failure) => return self.failed(failure, &[]),
             }
-            used.push((part.index, handle));
+            // A cut before or after makes no difference: it leaves zeros too.
+            used.push(UsedChunk { index: part.index, handle, cut: Epoch(u32::MAX) });
         }
         let grows = !keep_size && end > view.attributes.size;
         if grows || moved {

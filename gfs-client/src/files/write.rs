@@ -12,8 +12,8 @@ use crate::error::ClientError;
 use crate::limit::CallContext;
 use crate::session::Call;
 use bytes::Bytes;
-use gfs_core::ids::{ChunkHandle, InodeId};
-use gfs_core::meta::request::Refusal;
+use gfs_core::ids::{ChunkHandle, Epoch, InodeId};
+use gfs_core::meta::request::{Refusal, UsedChunk};
 use gfs_net::crc32c;
 use gfs_proto::v1::{self, data_request::Op, request::Kind, server_message::Body as Said};
 use std::collections::BTreeMap;
@@ -151,21 +151,20 @@ impl OpenFile {
         } else {
             (written.await, None)
         };
-        let moved = match written {
-            Ok(moved) => moved,
+        let written = match written {
+            Ok(written) => written,
             Err(failure) => return self.failed(failure, &fresh),
         };
-        if in_place && !moved {
+        if in_place && !written.moved {
             match told {
                 Some(told) => told?,
                 None => self.soft_times(context, clear_suid).await?,
             }
             return Ok(Attempt::Done(()));
         }
-        let used = parts.iter().filter_map(|part| view.chunks.get(&part.index).map(|handle| (part.index, *handle)));
-        let commit =
-            Commit { attach: &fresh, used: used.collect(), min_size: (extends || moved).then_some(end), clear_suid };
-        self.commit(context, commit).await
+        let used = parts.iter().filter_map(|part| written.used(part.index, *view.chunks.get(&part.index)?));
+        let min_size = (extends || written.moved).then_some(end);
+        self.commit(context, Commit { attach: &fresh, used: used.collect(), min_size, clear_suid }).await
     }
 
     /// What a failure of data means for the whole write.
@@ -200,7 +199,7 @@ impl OpenFile {
         Ok(Fresh { state: self.inner.clone(), index, handle })
     }
 
-    /// Writes each span to its chunk; all at the same time. Answers whether any chunk's configuration changed under way.
+    /// Writes each span to its chunk; all at the same time.
     pub(super) async fn write_spans(
         &self,
         context: &CallContext,
@@ -208,7 +207,7 @@ impl OpenFile {
         view: &View,
         fresh: &[Fresh],
         data: &Bytes,
-    ) -> Result<bool, DataFailure> {
+    ) -> Result<Written, DataFailure> {
         let targets: BTreeMap<u32, ChunkHandle> = view
             .chunks
             .iter()
@@ -264,7 +263,7 @@ pub(super) fn has_privilege(view: &View) -> bool {
 /// One `CommitWrite`.
 pub(super) struct Commit<'a> {
     pub(super) attach: &'a [Fresh],
-    pub(super) used: Vec<(u32, ChunkHandle)>,
+    pub(super) used: Vec<UsedChunk>,
     pub(super) min_size: Option<u64>,
     pub(super) clear_suid: bool,
 }
@@ -273,12 +272,13 @@ impl OpenFile {
     /// Makes finished writes part of the file.
     pub(super) async fn commit(&self, context: &CallContext, commit: Commit<'_>) -> Result<Attempt<()>, ClientError> {
         let inode: InodeId = self.inner.inode;
-        let indexed = |(index, handle): &(u32, ChunkHandle)| v1::IndexedChunk { index: *index, handle: handle.0 };
+        let indexed =
+            |(index, handle): &(u32, ChunkHandle)| v1::IndexedChunk { index: *index, handle: handle.0, cut: 0 };
         let attached: Vec<(u32, ChunkHandle)> = commit.attach.iter().map(|fresh| (fresh.index, fresh.handle)).collect();
         let wire = v1::CommitWrite {
             inode: inode.0,
             attach: attached.iter().map(indexed).collect(),
-            used: commit.used.iter().map(indexed).collect(),
+            used: commit.used.iter().map(used_chunk).collect(),
             min_size: commit.min_size,
             clear_suid: commit.clear_suid,
         };
@@ -303,29 +303,59 @@ impl OpenFile {
     }
 }
 
+fn used_chunk(used: &UsedChunk) -> v1::IndexedChunk {
+    v1::IndexedChunk { index: used.index, handle: used.handle.0, cut: used.cut.0 }
+}
+
+/// What finished writes came to.
+#[derive(Default)]
+pub(super) struct Written {
+    /// The configuration of a chunk changed under way: the file may have been cut meanwhile.
+    pub(super) moved: bool,
+    /// The last cut of each chunk that all its writes came after.
+    cuts: BTreeMap<ChunkHandle, Epoch>,
+}
+
+impl Written {
+    fn add(&mut self, handle: ChunkHandle, changed: &Changed) {
+        self.moved |= changed.moved;
+        let cut = self.cuts.entry(handle).or_insert(changed.cut());
+        *cut = changed.cut().min(*cut);
+    }
+
+    /// How a `CommitWrite` tells of an attached chunk that was written.
+    pub(super) fn used(&self, index: u32, handle: ChunkHandle) -> Option<UsedChunk> {
+        self.cuts.get(&handle).map(|cut| UsedChunk { index, handle, cut: *cut })
+    }
+}
+
 type Todo = (Piece, u64, Bytes);
 
-async fn run_pieces(client: &Client, context: &CallContext, todo: &[Todo]) -> Result<bool, DataFailure> {
+async fn run_pieces(client: &Client, context: &CallContext, todo: &[Todo]) -> Result<Written, DataFailure> {
+    let mut written = Written::default();
     if let [only] = todo {
-        return write_piece(client.clone(), context.clone(), only.clone()).await.map(|changed| changed.moved);
+        let (handle, changed) = write_piece(client.clone(), context.clone(), only.clone()).await?;
+        written.add(handle, &changed);
+        return Ok(written);
     }
     let mut writes = JoinSet::new();
     for one in todo {
         writes.spawn(write_piece(client.clone(), context.clone(), one.clone()));
     }
-    let mut moved = false;
     while let Some(done) = writes.join_next().await {
-        moved |= done.map_err(|_| ClientError::Closed)??.moved;
+        let (handle, changed) = done.map_err(|_| ClientError::Closed)??;
+        written.add(handle, &changed);
     }
-    Ok(moved)
+    Ok(written)
 }
 
 async fn write_piece(
     client: Client,
     context: CallContext,
     (piece, offset, data): Todo,
-) -> Result<Changed, DataFailure> {
+) -> Result<(ChunkHandle, Changed), DataFailure> {
     let operation = client.inner.session.data_operation();
     let op = Op::Write(v1::Write { offset, crc: crc32c(&data) });
-    client.inner.data.change(piece, op, data, Some(&operation), &context.limit).await
+    let changed = client.inner.data.change(piece, op, data, Some(&operation), &context.limit).await?;
+    Ok((piece.handle, changed))
 }

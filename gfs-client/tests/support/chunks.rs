@@ -17,6 +17,8 @@ struct Chunk {
     bytes: Vec<u8>,
     /// Highest end of what was written: where appends go.
     tail: u64,
+    /// The last cut, by the epoch that it began.
+    cut: u32,
     /// Answers by (session, operation).
     done: HashMap<(u64, u64), DataReply>,
 }
@@ -76,12 +78,17 @@ impl ChunkServers {
         }
         let weak = Arc::downgrade(&all);
         master.on_cut(move |handle, from| {
-            if let Some(all) = weak.upgrade()
-                && let Some(chunk) = all.chunks.lock().get_mut(&handle)
-            {
-                chunk.bytes[from as usize..].fill(0);
-                chunk.tail = chunk.tail.min(from);
-            }
+            let Some(all) = weak.upgrade() else { return };
+            let (info, chunk_size) = {
+                let state = all.master.state.lock();
+                (state.chunk(handle), state.chunk_size())
+            };
+            let mut chunks = all.chunks.lock();
+            let chunk = chunks.entry(handle).or_default();
+            chunk.bytes.resize(chunk_size as usize, 0);
+            chunk.bytes[from as usize..].fill(0);
+            chunk.tail = chunk.tail.min(from);
+            chunk.cut = info.map_or(0, |info| info.cut.0);
         });
         all
     }
@@ -170,7 +177,7 @@ fn put(chunk: &mut Chunk, offset: u64, payload: &[u8], crc: u32, reply: &mut Dat
     let end = offset as usize + payload.len();
     chunk.bytes[offset as usize..end].copy_from_slice(payload);
     chunk.tail = chunk.tail.max(end as u64);
-    reply.length = chunk.tail;
+    (reply.length, reply.cut) = (chunk.tail, chunk.cut);
 }
 
 fn status(status: Status) -> DataReply {

@@ -30,6 +30,8 @@ pub struct ChunkInfo {
     pub goal: u8,
     /// The session that may attach it; `None` once it is attached.
     pub reserved: Option<SessionId>,
+    /// The epoch that its last cut began; 0 is never.
+    pub cut: Epoch,
 }
 
 impl ChunkInfo {
@@ -62,6 +64,7 @@ pub fn is_valid(configuration: &Configuration) -> bool {
 pub(crate) struct ChunkRecord {
     pub(crate) handle: ChunkHandle,
     pub(crate) goal: u8,
+    pub(crate) cut: Epoch,
     pub(crate) configuration: Configuration,
 }
 
@@ -87,6 +90,7 @@ impl Record for ChunkRecord {
     fn encode(&self, out: &mut Vec<u8>) {
         put_id(out, self.handle.0);
         out.push(self.goal);
+        put_varint(out, u64::from(self.cut.0));
         put_configuration(out, &self.configuration);
     }
 
@@ -94,8 +98,9 @@ impl Record for ChunkRecord {
         let mut reader = SliceReader(bytes);
         let handle = ChunkHandle(id(&mut reader)?);
         let goal = reader.byte().filter(|goal| (1..=MAX_GOAL).contains(goal))?;
+        let cut = Epoch(reader.varint32()?);
         let configuration = configuration(&mut reader)?;
-        reader.0.is_empty().then_some(Self { handle, goal, configuration })
+        reader.0.is_empty().then_some(Self { handle, goal, cut, configuration })
     }
 }
 
@@ -240,7 +245,7 @@ impl ChunkTable {
         let handle = ChunkHandle::new(self.generation, self.next);
         self.next += 1;
         self.owners.insert(key(handle), &Owner::Session(session));
-        self.reserved.insert((session.0, handle.0), &ChunkRecord { handle, goal, configuration });
+        self.reserved.insert((session.0, handle.0), &ChunkRecord { handle, goal, cut: Epoch(0), configuration });
         handle
     }
 
@@ -268,6 +273,15 @@ impl ChunkTable {
                 }
             }
         }
+    }
+
+    /// An attached chunk is cut: a new epoch begins, of the same servers. Answers it.
+    pub(crate) fn cut(&mut self, inode: InodeId, index: u32) -> Option<(ChunkHandle, Epoch)> {
+        let mut record = self.attached.get((inode.0, u64::from(index)))?;
+        let epoch = Epoch(record.configuration.epoch.0.saturating_add(1));
+        (record.configuration.epoch, record.cut) = (epoch, epoch);
+        self.put(inode, index, &record);
+        Some((record.handle, epoch))
     }
 
     /// Sets the goal of all chunks of a file.
@@ -352,13 +366,13 @@ impl ChunkTable {
 }
 
 fn attached(inode: InodeId, index: u32, record: ChunkRecord) -> ChunkInfo {
-    let ChunkRecord { handle, goal, configuration } = record;
-    ChunkInfo { handle, inode, index, configuration, goal, reserved: None }
+    let ChunkRecord { handle, goal, cut, configuration } = record;
+    ChunkInfo { handle, inode, index, configuration, goal, reserved: None, cut }
 }
 
 fn reserved(session: SessionId, record: ChunkRecord) -> ChunkInfo {
-    let ChunkRecord { handle, goal, configuration } = record;
-    ChunkInfo { handle, inode: InodeId(0), index: 0, configuration, goal, reserved: Some(session) }
+    let ChunkRecord { handle, goal, cut, configuration } = record;
+    ChunkInfo { handle, inode: InodeId(0), index: 0, configuration, goal, reserved: Some(session), cut }
 }
 
 /// The first configuration of a new chunk: the first server is its primary.

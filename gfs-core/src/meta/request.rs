@@ -317,14 +317,15 @@ pub enum Request {
     },
     /// Makes finished writes part of a file: attaches new chunks, moves the size up, sets the times, in one
     /// step. Refused with `Stale` when a chunk of `used` or `attach` is not, or cannot be, the file's chunk at that
-    /// index; nothing is changed then.
+    /// index, or when the size would grow over bytes that a cut has zeroed since they were written; nothing is
+    /// changed then.
     CommitWrite {
         /// The file.
         inode: InodeId,
         /// Reserved chunks to attach: (index, handle). An index that already has another chunk is `Stale`.
         attach: Vec<(u32, ChunkHandle)>,
-        /// Attached chunks that the write went to, checked only: (index, handle).
-        used: Vec<(u32, ChunkHandle)>,
+        /// Attached chunks that the write went to, checked only.
+        used: Vec<UsedChunk>,
         /// The size becomes at least this; `None` leaves it.
         min_size: Option<u64>,
         /// Clear set-id bits, as a write by an unprivileged user must.
@@ -337,6 +338,17 @@ pub enum Request {
     },
     /// Nothing; committed so that the caller knows that all before it is durable (sync, fsync).
     Barrier,
+}
+
+/// An attached chunk that a write went to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UsedChunk {
+    /// Its place in the file, in chunks.
+    pub index: u32,
+    /// Its handle.
+    pub handle: ChunkHandle,
+    /// The last cut of the chunk that the write came after, as its primary said; 0 is none.
+    pub cut: Epoch,
 }
 
 /// A server that holds chunks, as told to clients.

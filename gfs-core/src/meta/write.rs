@@ -5,7 +5,7 @@
 
 use super::apply::Context;
 use super::chunks::{ChunkInfo, MAX_GOAL, first_configuration, is_valid};
-use super::request::{AttributeChanges, Attributes, Configuration, FileType, Refusal, Reply, Request};
+use super::request::{AttributeChanges, Attributes, Configuration, FileType, Refusal, Reply, Request, UsedChunk};
 use super::shrinks::Shrink;
 use super::state::State;
 use super::tombstones::Tombstone;
@@ -24,7 +24,7 @@ const MAX_CONDEMNED: usize = 65_536;
 pub(crate) struct Write<'a> {
     pub(crate) inode: InodeId,
     pub(crate) attach: &'a [(u32, ChunkHandle)],
-    pub(crate) used: &'a [(u32, ChunkHandle)],
+    pub(crate) used: &'a [UsedChunk],
     pub(crate) min_size: Option<u64>,
 }
 
@@ -84,7 +84,8 @@ impl State {
         if write.min_size.is_some_and(|size| size > self.max_size()) {
             return Err(Refusal::TooLarge);
         }
-        let fresh = self.check_chunks(context.session, write)?;
+        let grows = write.min_size.is_some_and(|size| size > before.size);
+        let fresh = self.check_chunks(context.session, write, grows)?;
         let after = self.namespace.commit_write(inode, write.min_size, clear_suid, context.stamp.now)?;
         let grown = self.covered(inode, before.size, after.size);
         for (index, handle) in &fresh {
@@ -97,7 +98,16 @@ impl State {
 
     /// The chunks that are to be attached, once it is sure that all of a write fits. A chunk that is there already
     /// (the write was split, and a part is told again) is not attached twice.
-    fn check_chunks(&self, session: SessionId, write: Write<'_>) -> Result<Vec<(u32, ChunkHandle)>, Refusal> {
+    ///
+    /// A write that `grows` the file must have reached each chunk after its last cut: the cut has zeroed what lay
+    /// there before, and zeros must not become part of the file as if they had been written. One that grows nothing
+    /// came before the cut and is done.
+    fn check_chunks(
+        &self,
+        session: SessionId,
+        write: Write<'_>,
+        grows: bool,
+    ) -> Result<Vec<(u32, ChunkHandle)>, Refusal> {
         let Write { inode, attach, used, .. } = write;
         if attach.len() + used.len() > MAX_CHUNKS_OF_WRITE {
             return Err(Refusal::Invalid);
@@ -109,7 +119,8 @@ impl State {
                 return Err(Refusal::Invalid);
             }
             match self.chunks.at(inode, *index) {
-                Some(info) if info.handle == *handle => {}
+                // New when it was written, so before any cut.
+                Some(info) if info.handle == *handle && !(grows && info.cut > Epoch(0)) => {}
                 Some(_) => return Err(Refusal::Stale),
                 None => {
                     let info = self.chunks.get(*handle).filter(|info| info.reserved == Some(session));
@@ -118,8 +129,9 @@ impl State {
                 }
             }
         }
-        let is_there = |place: &(u32, ChunkHandle)| {
-            self.chunks.at(inode, place.0).is_some_and(|info| info.handle == place.1) || fresh.contains(place)
+        let is_there = |used: &UsedChunk| match self.chunks.at(inode, used.index) {
+            Some(info) => info.handle == used.handle && !(grows && used.cut < info.cut),
+            None => fresh.contains(&(used.index, used.handle)),
         };
         if used.iter().all(is_there) { Ok(fresh) } else { Err(Refusal::Stale) }
     }
@@ -172,11 +184,8 @@ impl State {
         let from = size % self.chunk_size;
         if size < before.size && from != 0 {
             let index = (size / self.chunk_size) as u32;
-            if let Some(info) = self.chunks.at(inode, index) {
-                let mut configuration = info.configuration;
-                configuration.epoch = Epoch(configuration.epoch.0.saturating_add(1));
-                self.chunks.set_configuration(info.handle, &configuration);
-                self.shrinks.set(Shrink { inode, handle: info.handle, index, from, epoch: configuration.epoch });
+            if let Some((handle, epoch)) = self.chunks.cut(inode, index) {
+                self.shrinks.set(Shrink { inode, handle, index, from, epoch });
             }
         }
         self.set_allocated(inode, before.allocated.saturating_sub(cut))

@@ -31,7 +31,15 @@ fn chunk(handle: u64, members: &[u16], syncing: &[u16], goal: u8) -> ChunkInfo {
         members: list(members),
         syncing: list(syncing),
     };
-    ChunkInfo { handle: ChunkHandle(handle), inode: InodeId(9), index: 0, configuration, goal, reserved: None }
+    ChunkInfo {
+        handle: ChunkHandle(handle),
+        inode: InodeId(9),
+        index: 0,
+        configuration,
+        goal,
+        reserved: None,
+        cut: Epoch(0),
+    }
 }
 
 fn handles(actions: &[Action]) -> Vec<u64> {

@@ -1,12 +1,15 @@
 //! The operation table: which mutations a chunk has seen, so that a repeat is answered, never applied again.
 
 use super::types::OperationRecord;
-use crate::ids::{OperationId, Sequence, SessionId};
+use crate::ids::{Epoch, OperationId, Sequence, SessionId};
 use std::collections::BTreeMap;
 
 /// Records kept for one chunk. Sessions confirm their answers, so that a table holds a few for each that
-/// is active; beyond this the records of the oldest writes go.
+/// is active; beyond this the records of the oldest writes go, but never that of the last cut.
 pub const CAPACITY: usize = 8192;
+
+/// The master's own operations: cuts (rule 13), numbered by the epochs that they begin.
+const MASTER: SessionId = SessionId(0);
 
 /// What a table knows of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +57,14 @@ impl OperationTable {
         record.map_or(0, |record| record.offset)
     }
 
+    /// The last cut that came before a place in the history, by the epoch that it began; 0 is none. Cuts are the
+    /// master's own operations.
+    pub fn cut_before(&self, sequence: Sequence) -> Epoch {
+        let cuts = self.sessions.get(&MASTER).into_iter().flat_map(|master| master.records.iter().rev());
+        let last = cuts.into_iter().find(|(_, record)| record.sequence < sequence);
+        last.map_or(Epoch(0), |(cut, _)| Epoch(u32::try_from(*cut).unwrap_or(u32::MAX)))
+    }
+
     /// How many records there are.
     pub fn len(&self) -> usize {
         self.by_sequence.len()
@@ -73,7 +84,7 @@ impl OperationTable {
         if let Some(record) = session.records.get(&id.operation) {
             return Seen::Known(*record);
         }
-        if id.session == SessionId(0) {
+        if id.session == MASTER {
             return match session.records.last_key_value() {
                 Some((newest, record)) if id.operation <= *newest => Seen::Known(*record),
                 _ => Seen::New,
@@ -94,7 +105,9 @@ impl OperationTable {
             self.sessions.retain(|_, session| !session.records.is_empty());
         }
         while self.by_sequence.len() > CAPACITY {
-            if let Some((_, oldest)) = self.by_sequence.pop_first() {
+            let last_cut = self.last_cut();
+            let oldest = self.by_sequence.iter().find(|(_, id)| Some(**id) != last_cut).map(|(sequence, _)| *sequence);
+            if let Some(oldest) = oldest.and_then(|sequence| self.by_sequence.remove(&sequence)) {
                 self.drop_record(oldest);
             }
         }
@@ -102,7 +115,7 @@ impl OperationTable {
 
     /// Forgets a session's operations up to `upto`, whose answers have arrived.
     pub fn confirm(&mut self, session: SessionId, upto: u64) {
-        if session == SessionId(0) {
+        if session == MASTER {
             return;
         }
         let Some(known) = self.sessions.get_mut(&session) else {
@@ -123,6 +136,11 @@ impl OperationTable {
         for (_, id) in self.by_sequence.split_off(&above.next()) {
             self.drop_record(id);
         }
+    }
+
+    fn last_cut(&self) -> Option<OperationId> {
+        let (operation, _) = self.sessions.get(&MASTER)?.records.last_key_value()?;
+        Some(OperationId { session: MASTER, operation: *operation })
     }
 
     fn drop_record(&mut self, id: OperationId) {
@@ -175,6 +193,21 @@ mod tests {
         let table = OperationTable::from_records(&[record(0, 9, 4)]);
         assert_eq!(table.seen(id(0, 8)), Seen::Known(record(0, 9, 4)));
         assert_eq!(table.seen(id(0, 10)), Seen::New);
+    }
+
+    #[test]
+    fn a_write_knows_the_cut_that_it_came_after_and_a_full_table_keeps_the_last_one() {
+        let mut table = OperationTable::from_records(&[record(0, 3, 5), record(7, 1, 6), record(0, 9, 8)]);
+        let cuts = [4, 5, 6, 8, 9].map(|sequence| table.cut_before(Sequence(sequence)).0);
+        assert_eq!(cuts, [0, 0, 3, 3, 9]);
+        for n in 10..=(CAPACITY as u64 + 20) {
+            table.insert(record(n, 1, n));
+        }
+        assert_eq!(table.len(), CAPACITY);
+        assert_eq!(table.cut_before(Sequence(u64::MAX)).0, 9);
+        assert_eq!(table.seen(id(0, 3)), Seen::Known(record(0, 9, 8)));
+        table.roll_back(Sequence(7));
+        assert_eq!((table.len(), table.cut_before(Sequence(u64::MAX)).0), (0, 0));
     }
 
     #[test]

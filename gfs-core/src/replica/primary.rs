@@ -22,7 +22,8 @@ impl Replica {
         }
         match self.operations.seen(operation) {
             Seen::Known(record) if record.sequence <= self.committed => {
-                let outcome = Outcome { offset: record.offset, ..Outcome::at(Status::Ok, record.sequence) };
+                let cut = self.operations.cut_before(record.sequence);
+                let outcome = Outcome { offset: record.offset, cut, ..Outcome::at(Status::Ok, record.sequence) };
                 return out.push(Action::Reply { token, outcome });
             }
             Seen::Known(record) => return self.waiting.entry(record.sequence).or_default().push(token),
@@ -128,8 +129,9 @@ impl Replica {
 
     fn answer_committed(&self, sequence: Sequence, tokens: Vec<Token>, out: &mut Vec<Action>) {
         let offset = self.operations.offset_of(sequence);
+        let cut = self.operations.cut_before(sequence);
         for token in tokens {
-            let outcome = Outcome { offset, ..Outcome::at(Status::Ok, sequence) };
+            let outcome = Outcome { offset, cut, ..Outcome::at(Status::Ok, sequence) };
             out.push(Action::Reply { token, outcome });
         }
     }

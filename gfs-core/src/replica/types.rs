@@ -113,12 +113,14 @@ pub struct Outcome {
     pub sequence: Sequence,
     /// Of a settle only.
     pub settled: Option<SettledAs>,
+    /// Of a write: the last cut of the chunk that it came after; 0 is none.
+    pub cut: Epoch,
 }
 
 impl Outcome {
     /// An answer that says nothing but how it ended.
     pub fn of(status: Status) -> Self {
-        Self { status, offset: 0, sequence: Sequence(0), settled: None }
+        Self { status, offset: 0, sequence: Sequence(0), settled: None, cut: Epoch(0) }
     }
 
     /// An answer with a place in the history.

@@ -104,7 +104,6 @@ fn failure(result: Result<WriteResult, oneshot::error::RecvError>) -> Option<Con
     }
 }
 
-
 /// Waits for a command and takes all that wait with it, up to the bounds. What does not fit is held for the next.
 async fn gather(queue: &mut mpsc::Receiver<Waiting>, held: &mut Option<Waiting>) -> Option<Vec<Waiting>> {
     let first = match held.take() {
@@ -150,7 +149,7 @@ fn request_weight(request: &Request) -> usize {
         Request::SetXattr { name, value, .. } => name.len() + value.len(),
         Request::RemoveXattr { name, .. } => name.len(),
         Request::AllocateChunks { placements, .. } => placements.iter().map(|list| 4 + 4 * list.len()).sum(),
-        Request::CommitWrite { attach, used, .. } => 14 * (attach.len() + used.len()),
+        Request::CommitWrite { attach, used, .. } => 14 * attach.len() + 20 * used.len(),
         _ => 0,
     }
 }

@@ -54,6 +54,7 @@ impl Leader {
                     epoch: info.configuration.epoch.0,
                     from: shrink.from,
                     inode: shrink.inode.0,
+                    cut: shrink.epoch.0,
                 };
                 Some((info.configuration.primary, info, zero))
             };
@@ -62,7 +63,8 @@ impl Leader {
         for (primary, info, zero) in orders {
             // The order names the epoch that the shrink raised, so the primary must know it.
             let assign = vec![self.assignment(&info)];
-            self.servers.order(primary, v1::MasterOrder { assign, zero_tail: vec![zero], ..v1::MasterOrder::default() });
+            self.servers
+                .order(primary, v1::MasterOrder { assign, zero_tail: vec![zero], ..v1::MasterOrder::default() });
         }
     }
 

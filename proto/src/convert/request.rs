@@ -3,7 +3,7 @@
 use super::chunks::{family_in, family_out, file_type, placement_from_wire, placement_to_wire};
 use super::{ConvertError, narrow, need};
 use crate::v1::{self, request::Kind};
-use gfs_core::ids::{ChunkHandle, InodeId, OperationId, SessionId};
+use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, SessionId};
 use gfs_core::meta::request as core;
 
 /// The command that a client's mutation stands for.
@@ -97,11 +97,19 @@ fn changes_in(from: v1::SetAttributes) -> Result<core::AttributeChanges, Convert
 }
 
 fn indexed_out(chunks: &[(u32, ChunkHandle)]) -> Vec<v1::IndexedChunk> {
-    chunks.iter().map(|(index, handle)| v1::IndexedChunk { index: *index, handle: handle.0 }).collect()
+    chunks.iter().map(|(index, handle)| v1::IndexedChunk { index: *index, handle: handle.0, cut: 0 }).collect()
 }
 
 fn indexed_in(chunks: Vec<v1::IndexedChunk>) -> Vec<(u32, ChunkHandle)> {
     chunks.into_iter().map(|c| (c.index, ChunkHandle(c.handle))).collect()
+}
+
+fn used_out(used: &core::UsedChunk) -> v1::IndexedChunk {
+    v1::IndexedChunk { index: used.index, handle: used.handle.0, cut: used.cut.0 }
+}
+
+fn used_in(used: v1::IndexedChunk) -> core::UsedChunk {
+    core::UsedChunk { index: used.index, handle: ChunkHandle(used.handle), cut: Epoch(used.cut) }
 }
 
 fn rename_mode_in(value: u32) -> Result<core::RenameMode, ConvertError> {
@@ -185,7 +193,7 @@ fn request_out(from: &core::Request) -> Kind {
         Request::CommitWrite { inode, attach, used, min_size, clear_suid } => Kind::CommitWrite(v1::CommitWrite {
             inode: inode.0,
             attach: indexed_out(attach),
-            used: indexed_out(used),
+            used: used.iter().map(used_out).collect(),
             min_size: *min_size,
             clear_suid: *clear_suid,
         }),
@@ -244,7 +252,7 @@ fn request_in(from: Kind) -> Result<core::Request, ConvertError> {
         Kind::CommitWrite(c) => Request::CommitWrite {
             inode: InodeId(c.inode),
             attach: indexed_in(c.attach),
-            used: indexed_in(c.used),
+            used: c.used.into_iter().map(used_in).collect(),
             min_size: c.min_size,
             clear_suid: c.clear_suid,
         },

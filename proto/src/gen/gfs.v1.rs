@@ -450,6 +450,8 @@ pub struct IndexedChunk {
     pub index: u32,
     #[prost(uint64, tag = "2")]
     pub handle: u64,
+    #[prost(uint32, tag = "3")]
+    pub cut: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CommitWrite {
@@ -1197,6 +1199,8 @@ pub struct ZeroTail {
     pub from: u64,
     #[prost(uint64, tag = "4")]
     pub inode: u64,
+    #[prost(uint32, tag = "5")]
+    pub cut: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReplicaReport {
@@ -2754,6 +2758,9 @@ pub struct DataReply {
     /// settle
     #[prost(message, optional, tag = "13")]
     pub settled: ::core::option::Option<SettledAs>,
+    /// write, append: the last cut of the chunk that came before it; 0 is none
+    #[prost(uint32, tag = "14")]
+    pub cut: u32,
 }
 /// Nested message and enum types in `DataReply`.
 pub mod data_reply {

@@ -10,10 +10,10 @@ mod shrink;
 use super::command::{Command, CommandReply, ServerIdentity, Stamp};
 use super::request::{
     Answer, AttributeChanges, Attributes, ClientCommand, Credentials, NodeKind, Query, Refusal, Reply, Request,
-    Timestamp,
+    Timestamp, UsedChunk,
 };
 use super::state::State;
-use crate::ids::{ChunkHandle, ClusterId, InodeId, OperationId, ROOT, ServerId, SessionId};
+use crate::ids::{ChunkHandle, ClusterId, Epoch, InodeId, OperationId, ROOT, ServerId, SessionId};
 use std::collections::BTreeMap;
 
 /// Small chunks, so that a test needs few bytes.
@@ -125,6 +125,18 @@ pub(super) fn commit(
     used: Vec<(u32, ChunkHandle)>,
     min_size: Option<u64>,
 ) -> Request {
+    commit_after(Epoch(0), inode, attach, used, min_size)
+}
+
+/// A write that came after this cut of the chunks that it used.
+pub(super) fn commit_after(
+    cut: Epoch,
+    inode: InodeId,
+    attach: Vec<(u32, ChunkHandle)>,
+    used: Vec<(u32, ChunkHandle)>,
+    min_size: Option<u64>,
+) -> Request {
+    let used = used.into_iter().map(|(index, handle)| UsedChunk { index, handle, cut }).collect();
     Request::CommitWrite { inode, attach, used, min_size, clear_suid: false }
 }
 

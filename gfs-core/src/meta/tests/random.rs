@@ -150,10 +150,14 @@ impl World {
             _ => (vec![(index, handle)], vec![]),
         };
         let fits = used.len() == 1 || !file.chunks.contains_key(&index);
+        // Some writes came before the last cut of their chunk.
+        let last = used.first().map_or(Epoch(0), |(_, handle)| self.bench.state.chunk(*handle).unwrap().cut);
+        let cut = if growth.is_multiple_of(2) { last } else { Epoch(0) };
+        let zeroed = cut < last && end > file.size;
         let cut_at = (file.size / CHUNK) as u32;
         let waits = file.cut && (end > file.size || (!attach.is_empty() && index >= cut_at));
-        let reply = self.run(session, commit(inode, attach.clone(), used, Some(end)));
-        if !fits || waits {
+        let reply = self.run(session, commit_after(cut, inode, attach.clone(), used, Some(end)));
+        if !fits || waits || zeroed {
             assert_eq!(reply, STALE);
             return;
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ids::Epoch;
+use crate::meta::request::Configuration;
 
 #[test]
 fn a_cut_buries_chunks_beyond_it_and_raises_the_epoch_of_the_one_it_cuts() {
@@ -42,7 +43,7 @@ fn growth_waits_for_the_cut_and_may_then_be_proposed_again() {
     let id = |operation| OperationId { session, operation };
     let requests = [
         (id(101), resize(inode, 200)),
-        (id(102), commit(inode, vec![], vec![(0, handles[0])], Some(101))),
+        (id(102), commit_after(Epoch(2), inode, vec![], vec![(0, handles[0])], Some(101))),
         (id(103), commit(inode, vec![(4, spare)], vec![], None)),
     ];
     for (id, request) in &requests {
@@ -60,6 +61,36 @@ fn growth_waits_for_the_cut_and_may_then_be_proposed_again() {
         assert!(matches!(bench.run_as(id, 0, request), Reply::Attributes { .. }));
     }
     assert_eq!(bench.attributes(inode).size, 200);
+}
+
+#[test]
+fn growth_over_what_a_cut_has_zeroed_is_stale() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    let (inode, handles) = bench.file(session, "f", CHUNK);
+    let all = |cut, size| commit_after(cut, inode, vec![], vec![(0, handles[0])], Some(size));
+    let cut = |bench: &mut Bench, size| {
+        bench.run(session, resize(inode, size));
+        let epoch = bench.state.shrink(inode).unwrap().epoch;
+        bench.apply(Command::FinishShrink { inode, handle: handles[0], epoch });
+        epoch
+    };
+    let first = cut(&mut bench, 500);
+    assert_eq!(bench.run(session, all(Epoch(0), 600)), STALE);
+    assert_eq!(bench.run(session, commit(inode, vec![(0, handles[0])], vec![], Some(600))), STALE);
+    assert_eq!(bench.attributes(inode).size, 500);
+    // What grows nothing came before the cut, and is done.
+    assert!(matches!(bench.run(session, all(Epoch(0), 500)), Reply::Attributes { .. }));
+    // New members change nothing about what was written.
+    let known = bench.state.chunk(handles[0]).unwrap().configuration;
+    let next = Configuration { members: known.members[..2].to_vec(), ..known.clone() };
+    bench.apply(Command::Reconfigure { handle: handles[0], expected: known.epoch, next });
+    assert_eq!(bench.state.chunk(handles[0]).unwrap().configuration.epoch, first.next());
+    assert!(matches!(bench.run(session, all(first, 600)), Reply::Attributes { .. }));
+    let second = cut(&mut bench, 400);
+    assert_eq!(bench.run(session, all(first, 700)), STALE);
+    assert!(matches!(bench.run(session, all(second, 700)), Reply::Attributes { .. }));
+    assert_eq!(bench.attributes(inode).size, 700);
 }
 
 #[test]
