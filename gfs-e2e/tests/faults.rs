@@ -3,8 +3,10 @@
 use gfs_e2e::cluster::wait_until;
 use gfs_e2e::work::{assert_pattern, pattern, shell};
 use gfs_e2e::{Cluster, Options};
+use rustix::process::Signal;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,46 +25,78 @@ fn longest_call(stop: &AtomicBool, mut work: impl FnMut(u64)) -> Duration {
     longest
 }
 
-#[test]
-fn a_killed_chunk_server_fails_no_call() {
-    let cluster = Cluster::start(Options::default());
-    let mount = cluster.mount();
+/// P6: how long a read of data that nobody writes may stall, and a write.
+const READ_STALL: Duration = Duration::from_millis(500);
+const WRITE_STALL: Duration = Duration::from_secs(3);
+
+/// Reads one file and writes another while `fault` happens; every call must succeed. Returns the written file and
+/// the longest call of each kind. The written file holds pattern 6 up to its length.
+fn stalls_under_load(mount: &Path, fault: impl FnOnce()) -> (File, Duration, Duration) {
     std::fs::write(mount.join("read"), pattern(5, 0, 64 * MIB)).unwrap();
     let reader = File::open(mount.join("read")).unwrap();
-    let writer = OpenOptions::new().create(true).read(true).write(true).truncate(true).open(mount.join("write")).unwrap();
-    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    let mut options = OpenOptions::new();
+    let writer = options.create(true).read(true).write(true).truncate(true).open(mount.join("write")).unwrap();
+    let (stop, writes_done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let written = || writes_done.load(Ordering::Relaxed);
     let (read_stall, write_stall) = std::thread::scope(|scope| {
         let reads = scope.spawn(|| longest_call(&stop, |n| assert_pattern(&reader, 5, n * 7 % 63 * MIB as u64, MIB)));
         let writes = scope.spawn(|| {
             longest_call(&stop, |n| {
-                let offset = n % 300 * MIB as u64;
+                let offset = n % 150 * MIB as u64;
                 writer.write_all_at(&pattern(6, offset, MIB), offset).expect("write during a fault");
-                written.fetch_max(offset + MIB as u64, Ordering::Relaxed);
+                writes_done.fetch_add(1, Ordering::Relaxed);
             })
         });
-        wait_until("some data is written", Duration::from_secs(30), || written.load(Ordering::Relaxed) > 20 << 20);
-        cluster.kill("chunkd-2");
-        let after_kill = written.load(Ordering::Relaxed);
-        wait_until("writes go on", Duration::from_secs(60), || {
-            let now = written.load(Ordering::Relaxed);
-            now > after_kill + (40 << 20) || now >= 300 << 20
-        });
+        wait_until("some data is written", Duration::from_secs(30), || written() > 20);
+        fault();
+        let after = written();
+        wait_until("writes go on", Duration::from_secs(60), || written() > after + 60 || writes.is_finished());
         stop.store(true, Ordering::Relaxed);
         (reads.join().expect("reader"), writes.join().expect("writer"))
     });
     println!("longest stall: read {read_stall:?}, write {write_stall:?}");
-    let length = writer.metadata().unwrap().len();
-    for offset in (0..length).step_by(MIB) {
-        assert_pattern(&writer, 6, offset, MIB);
-    }
+    (writer, read_stall, write_stall)
+}
+
+fn assert_written(file: &File) {
+    let length = file.metadata().unwrap().len();
+    (0..length).step_by(MIB).for_each(|offset| assert_pattern(file, 6, offset, MIB));
+}
+
+fn wait_until_healthy(cluster: &Cluster) {
+    wait_until("all chunks are back at their goal", Duration::from_secs(90), || {
+        cluster.gfs_ok(&["status"]).lines().next().is_some_and(|line| line.trim() == "healthy")
+    });
+}
+
+#[test]
+fn a_killed_chunk_server_fails_no_call() {
+    let cluster = Cluster::start(Options::default());
+    let (file, read_stall, write_stall) = stalls_under_load(&cluster.mount(), || cluster.kill("chunkd-2"));
+    assert!(read_stall < READ_STALL, "a read took {read_stall:?}");
+    assert!(write_stall < WRITE_STALL, "a write took {write_stall:?}");
+    assert_written(&file);
     // The server comes back and is filled up again; then another may die.
     cluster.up();
-    wait_until("all chunks are back at their goal", Duration::from_secs(90), || {
-        cluster.gfs_ok(&["status"]).to_lowercase().contains("healthy")
-    });
+    wait_until_healthy(&cluster);
     cluster.kill("chunkd-1");
-    for offset in (0..length).step_by(MIB) {
-        assert_pattern(&writer, 6, offset, MIB);
+    assert_written(&file);
+}
+
+#[test]
+fn a_stopped_chunk_server_fails_no_call() {
+    let cluster = Cluster::start(Options::default());
+    for round in 1..=3 {
+        let name = format!("chunkd-{round}");
+        let (file, read_stall, write_stall) =
+            stalls_under_load(&cluster.mount(), || cluster.signal(&name, Signal::STOP));
+        assert!(read_stall < READ_STALL, "round {round}: a read took {read_stall:?}");
+        assert!(write_stall < WRITE_STALL, "round {round}: a write took {write_stall:?}");
+        assert_written(&file);
+        // It wakes up fenced: nothing that it says or holds may bring old bytes back.
+        cluster.signal(&name, Signal::CONT);
+        wait_until_healthy(&cluster);
+        assert_written(&file);
     }
 }
 
@@ -72,7 +106,8 @@ fn what_was_synced_survives_the_kill_of_all_daemons() {
     let mount = cluster.mount();
     let mut synced: Vec<(u64, u64)> = Vec::new();
     for round in 0..4u64 {
-        let file = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(mount.join("data")).unwrap();
+        let file =
+            OpenOptions::new().create(true).read(true).write(true).truncate(false).open(mount.join("data")).unwrap();
         let stop = AtomicBool::new(false);
         let new = std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
@@ -111,7 +146,10 @@ fn what_was_synced_survives_the_kill_of_all_daemons() {
             let mut found = vec![0; 4096];
             file.read_exact_at(&mut found, block * 4096).unwrap();
             let fresh = doubtful.filter(|(b, _)| b == block).is_some_and(|(b, s)| found == pattern(s, b * 4096, 4096));
-            assert!(fresh || found == pattern(*seed, block * 4096, 4096), "round {round}: block {block} is neither old nor new");
+            assert!(
+                fresh || found == pattern(*seed, block * 4096, 4096),
+                "round {round}: block {block} is neither old nor new"
+            );
         }
         assert!(!synced.is_empty(), "nothing was synced before the kill");
         if let Some((block, seed)) = doubtful {
@@ -122,6 +160,24 @@ fn what_was_synced_survives_the_kill_of_all_daemons() {
             }
         }
     }
+}
+
+#[test]
+fn a_truncated_file_grows_again_after_the_kill_of_all_daemons() {
+    let cluster = Cluster::start(Options::default());
+    let path = cluster.mount().join("f");
+    std::fs::write(&path, pattern(4, 0, MIB)).unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    file.set_len(5000).unwrap();
+    cluster.kill_daemons();
+    cluster.up();
+    file.write_all_at(&pattern(4, 5000, 5000), 5000).unwrap();
+    file.set_len(7000).unwrap();
+    cluster.kill("chunkd-1");
+    cluster.up();
+    shell(&cluster.mount(), "printf appended >> f; sync f");
+    assert_pattern(&file, 4, 0, 7000);
+    assert_eq!(std::fs::read(&path).unwrap()[7000..], *b"appended");
 }
 
 #[test]
@@ -147,7 +203,9 @@ fn a_call_during_an_outage_can_be_interrupted_and_unmounting_ends() {
     cluster.kill_daemons();
     let path = mount.display();
     let start = Instant::now();
-    let script = format!("timeout -s KILL 3 cat {path}/f; test $? = 137; timeout -s INT 3 stat {path}/g; test $? != 0");
+    let script = format!(
+        "code=0; timeout -s KILL 3 cat {path}/f || code=$?; test $code = 137; ! timeout -s INT 3 stat {path}/g"
+    );
     shell(&cluster.scratch(), &script);
     assert!(start.elapsed() < Duration::from_secs(20), "an interrupted call took {:?}", start.elapsed());
     cluster.up();
