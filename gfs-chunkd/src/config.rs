@@ -24,6 +24,9 @@ pub struct ChunkdConfig {
     pub host: String,
     /// Bytes left free on every disk; 0: the smaller of 1 GiB and 1 percent.
     pub reserve_bytes: u64,
+    /// Identity of this boot of the machine; empty: what the kernel says. Another one than before means that the machine lost
+    /// what was not on stable storage.
+    pub boot_id: String,
     /// Replicas that this server fills at a time.
     pub parallel_fills: usize,
     /// What to log.
@@ -43,6 +46,7 @@ impl Default for ChunkdConfig {
             zone: String::new(),
             host: String::new(),
             reserve_bytes: 0,
+            boot_id: String::new(),
             parallel_fills: 4,
             log_level: "info".into(),
             log_dir: None,

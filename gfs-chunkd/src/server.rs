@@ -100,6 +100,9 @@ impl Server {
         if config.reserve_bytes > 0 {
             options.reserve = Some(config.reserve_bytes);
         }
+        if !config.boot_id.is_empty() {
+            options.boot_id = Some(config.boot_id.clone());
+        }
         let opening = tokio::task::spawn_blocking(move || Store::open(options));
         let store = Arc::new(opening.await.map_err(|error| io("opening the store")(std::io::Error::other(error)))??);
         let registration = registration(config, local, http, &store).map_err(io("looking at the machine"))?;
@@ -270,11 +273,18 @@ fn registration(
         http: reachable(http),
         zone: config.zone.clone(),
         host: if config.host.is_empty() { name.clone() } else { config.host.clone() },
-        boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned(),
+        boot_id: boot_id(config)?,
         incarnation: u64::from_be_bytes(random()?).max(1),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         clean,
     })
+}
+
+fn boot_id(config: &ChunkdConfig) -> std::io::Result<String> {
+    if config.boot_id.is_empty() {
+        return Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned());
+    }
+    Ok(config.boot_id.clone())
 }
 
 fn random<const N: usize>() -> std::io::Result<[u8; N]> {

@@ -158,3 +158,45 @@ async fn kills_and_hangs_under_load_lose_nothing() {
         history(seed, 3).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_machine_rebooted_is_filled_before_it_serves() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.master.allocate(H, &[1, 2, 3]);
+    let data = pattern(5, 500_000);
+    cluster.write(H, 0, &data).await;
+    cluster.cut_power(3);
+    cluster.start_server(3).await;
+    let master = cluster.master.clone();
+    eventually("its leave", || master.configuration(H).members == vec![1, 2]).await;
+    assert!(cluster.read_once(3, H, 0, 4096).await.is_err());
+    cluster.master.install(H, |known| known.syncing = vec![3]);
+    eventually("a promotion", || master.configuration(H).members == vec![1, 2, 3]).await;
+    assert_eq!(cluster.read(3, H, 0, 500_000).await, data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_synced_survives_the_power_loss_of_all_members() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.master.allocate(H, &[1, 2, 3]);
+    let data = pattern(6, 500_000);
+    cluster.write(H, 0, &data).await;
+    cluster.sync(H).await;
+    cluster.write(H, 0, b"not synced").await;
+    for server in [1, 2, 3] {
+        cluster.cut_power(server);
+    }
+    for server in [1, 2, 3] {
+        cluster.start_server(server).await;
+    }
+    let master = cluster.master.clone();
+    eventually("a sole survivor", || master.configuration(H).members.len() == 1).await;
+    let survivor = cluster.master.configuration(H).primary;
+    assert_eq!(cluster.read(survivor, H, 10, 400_000).await, data[10..400_010]);
+    let others: Vec<u32> = [1, 2, 3].into_iter().filter(|server| *server != survivor).collect();
+    cluster.master.install(H, |known| known.syncing = others);
+    eventually("three members", || master.configuration(H).members.len() == 3).await;
+    for server in [1, 2, 3] {
+        assert_eq!(cluster.read(server, H, 10, 499_990).await, data[10..]);
+    }
+}

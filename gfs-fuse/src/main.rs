@@ -87,7 +87,9 @@ fn start(args: &Args) -> anyhow::Result<ExitCode> {
     let (cluster, mountpoint) = match args.places.as_slice() {
         [mountpoint] => (config.cluster.as_str(), mountpoint),
         [cluster, mountpoint] => (cluster_of(cluster, &config.cluster), mountpoint),
-        _ => anyhow::bail!("which directory to mount on? usage: gfs-fuse [HOST:PORT[,HOST:PORT...]] MOUNTPOINT [-o OPTIONS] [-f]"),
+        _ => anyhow::bail!(
+            "which directory to mount on? usage: gfs-fuse [HOST:PORT[,HOST:PORT...]] MOUNTPOINT [-o OPTIONS] [-f]"
+        ),
     };
     let mut options = MountOptions { log_level: config.log_level, log_dir: config.log_dir, ..MountOptions::default() };
     options.add(&config.options)?;
@@ -175,7 +177,8 @@ mod tests {
 
     #[test]
     fn command_line_of_mount_helpers_is_understood() {
-        let args = Args::try_parse_from(["gfs-fuse", "h:1,h:2", "/mnt", "-o", "ro,x-a=1", "-n", "-o", "allow_other"]).unwrap();
+        let args =
+            Args::try_parse_from(["gfs-fuse", "h:1,h:2", "/mnt", "-o", "ro,x-a=1", "-n", "-o", "allow_other"]).unwrap();
         assert_eq!(args.places, ["h:1,h:2", "/mnt"]);
         assert_eq!(args.options, ["ro,x-a=1", "allow_other"]);
         assert!(!args.foreground);

@@ -144,10 +144,9 @@ fn serve(
     };
     let mut fs = Fs::new(client.clone(), runtime.handle().clone(), fs_options).map_err(MountError::Start)?;
     if let Some(path) = &options.subdir {
-        runtime.block_on(fs.show_only(path)).map_err(|reason| MountError::Subdir {
-            path: String::from_utf8_lossy(path).into_owned(),
-            reason,
-        })?;
+        runtime
+            .block_on(fs.show_only(path))
+            .map_err(|reason| MountError::Subdir { path: String::from_utf8_lossy(path).into_owned(), reason })?;
     }
     let fs = Arc::new(fs);
     let wrong = |source| MountError::Mount { path: mountpoint.into(), source: one_line(source) };

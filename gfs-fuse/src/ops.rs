@@ -9,10 +9,10 @@ use crate::fs::interrupts::Wait;
 use crate::fs::{Call, Caller, Changes, Found, Fs, LockAsked, Lookup, Name};
 use bytes::Bytes;
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
+    ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use gfs_client::{Attributes, FileType, InodeId, NodeKind};
 use std::ffi::OsStr;
@@ -86,7 +86,15 @@ impl Operations {
         self.waiting(name, request, |fs, call| async move { answer!(reply, work(fs, call).await, () => reply.ok()) });
     }
 
-    fn make(&self, name: &'static str, request: &Request, parent: INodeNo, entry: &OsStr, made: Made, reply: ReplyEntry) {
+    fn make(
+        &self,
+        name: &'static str,
+        request: &Request,
+        parent: INodeNo,
+        entry: &OsStr,
+        made: Made,
+        reply: ReplyEntry,
+    ) {
         let entry = entry.as_bytes().to_vec();
         self.waiting(name, request, move |fs, call| async move {
             let at = (fs.inner(parent.0), entry);
@@ -272,7 +280,16 @@ impl Filesystem for Operations {
         });
     }
 
-    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
         let Some(kind) = attributes::node_kind(mode, rdev) else { return reply.error(fuser::Errno::EINVAL) };
         let made = Made { kind, mode: attributes::permissions(mode), umask: attributes::permissions(umask) };
         self.make("mknod", request, parent, name, made, reply);
@@ -285,12 +302,16 @@ impl Filesystem for Operations {
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.as_bytes().to_vec();
-        self.simple("unlink", request, reply, move |fs, call| async move { fs.unlink(&call, (fs.inner(parent.0), name)).await });
+        self.simple("unlink", request, reply, move |fs, call| async move {
+            fs.unlink(&call, (fs.inner(parent.0), name)).await
+        });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.as_bytes().to_vec();
-        self.simple("rmdir", request, reply, move |fs, call| async move { fs.rmdir(&call, (fs.inner(parent.0), name)).await });
+        self.simple("rmdir", request, reply, move |fs, call| async move {
+            fs.rmdir(&call, (fs.inner(parent.0), name)).await
+        });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
@@ -331,7 +352,16 @@ impl Filesystem for Operations {
         });
     }
 
-    fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
         let (name, file_flags) = (name.as_bytes().to_vec(), self.file_flags);
         let (mode, umask) = (attributes::permissions(mode), attributes::permissions(umask));
         self.waiting("create", request, move |fs, call| async move {
@@ -403,7 +433,12 @@ impl Filesystem for Operations {
     ) {
         // Begun here, in order of arrival, so that a lock asked right after a close can see that one is being given up.
         let released = self.fs.begin_release(fh.0, lock_owner.map(|owner| owner.0));
-        self.simple("release", request, reply, move |fs, call| async move { fs.finish_release(&call, released?).await });
+        self.simple(
+            "release",
+            request,
+            reply,
+            move |fs, call| async move { fs.finish_release(&call, released?).await },
+        );
     }
 
     fn fsync(&self, request: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
@@ -452,7 +487,16 @@ impl Filesystem for Operations {
         });
     }
 
-    fn setxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty) {
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
         self.simple("setxattr", request, reply, move |fs, call| async move {
             fs.set_xattr(&call, fs.inner(ino.0), name, value, flags).await
@@ -555,7 +599,16 @@ impl Filesystem for Operations {
         reply.error(fuser::Errno::ENOSYS);
     }
 
-    fn fallocate(&self, request: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+    fn fallocate(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
         self.simple("fallocate", request, reply, move |fs, call| async move {
             fs.allocate(&call, fh.0, offset, length, mode).await
         });
@@ -586,4 +639,3 @@ impl Filesystem for Operations {
         });
     }
 }
-

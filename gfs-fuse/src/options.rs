@@ -109,9 +109,31 @@ pub enum OptionError {
 
 /// Options for mount(8), fstab and systemd that say nothing to us.
 const IGNORED: [&str; 25] = [
-    "_netdev", "_rnetdev", "nofail", "fail", "auto", "noauto", "user", "nouser", "users", "owner", "group", "defaults",
-    "async", "diratime", "nodiratime", "relatime", "norelatime", "lazytime", "nolazytime", "silent", "loud",
-    "default_permissions", "iversion", "noiversion", "nostrictatime",
+    "_netdev",
+    "_rnetdev",
+    "nofail",
+    "fail",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "defaults",
+    "async",
+    "diratime",
+    "nodiratime",
+    "relatime",
+    "norelatime",
+    "lazytime",
+    "nolazytime",
+    "silent",
+    "loud",
+    "default_permissions",
+    "iversion",
+    "noiversion",
+    "nostrictatime",
 ];
 /// The same, with a value.
 const IGNORED_WITH_VALUE: [&str; 5] = ["comment", "subtype", "fsname", "context", "rootcontext"];
@@ -239,9 +261,10 @@ mod tests {
 
     #[test]
     fn line_of_an_fstab_is_understood() {
-        let options =
-            parsed("ro,allow_other,_netdev,nofail,x-systemd.automount,x-systemd.idle-timeout=60,subdir=/a/b,mount_timeout=5")
-                .unwrap();
+        let options = parsed(
+            "ro,allow_other,_netdev,nofail,x-systemd.automount,x-systemd.idle-timeout=60,subdir=/a/b,mount_timeout=5",
+        )
+        .unwrap();
         let want = MountOptions {
             read_only: true,
             allow_other: true,

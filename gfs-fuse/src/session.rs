@@ -232,7 +232,9 @@ mod tests {
         assert!(plain.contains(&MountOption::FSName("h:1+h:2".into())));
         assert!(plain.contains(&MountOption::DefaultPermissions));
         let strict = config(&options("nosuid,nodev,noexec,ro,noatime"), "h", true).mount_options;
-        for option in [MountOption::NoSuid, MountOption::NoDev, MountOption::NoExec, MountOption::RO, MountOption::NoAtime] {
+        for option in
+            [MountOption::NoSuid, MountOption::NoDev, MountOption::NoExec, MountOption::RO, MountOption::NoAtime]
+        {
             assert!(strict.contains(&option), "{option:?}");
         }
         let user = config(&options("suid,dev"), "h", false).mount_options;
@@ -241,7 +243,14 @@ mod tests {
 
     #[test]
     fn kernel_release_is_compared_by_number() {
-        for (release, new) in [("6.18.44-fc", true), ("6.6.0", true), ("6.1.0-13-amd64", false), ("7.0", true), ("5.15.0", false), ("", false)] {
+        for (release, new) in [
+            ("6.18.44-fc", true),
+            ("6.6.0", true),
+            ("6.1.0-13-amd64", false),
+            ("7.0", true),
+            ("5.15.0", false),
+            ("", false),
+        ] {
             assert_eq!(version_at_least(release, (6, 6)), new, "{release}");
         }
     }

@@ -107,8 +107,9 @@ impl Inner {
         loop {
             let outcome = self.outcome_for_all(&state);
             let durable = self.durable.load(Ordering::Acquire);
-            let (ready, waiting): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut state.waiters).into_iter().partition(|(upto, _)| outcome.is_some() || *upto <= durable);
+            let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut state.waiters)
+                .into_iter()
+                .partition(|(upto, _)| outcome.is_some() || *upto <= durable);
             state.waiters = waiting;
             if !ready.is_empty() {
                 drop(state);

@@ -89,9 +89,7 @@ mod tests {
         let header = encode(0xabcd, 7, 0x0102_0304, 0x10, &[b"he", b"llo"]);
         assert_eq!(
             header,
-            [
-                5, 0, 0, 0, header[4], header[5], header[6], header[7], 4, 3, 2, 1, 0, 0, 0, 7, 0x10, 0, 0, 0, 0, 0, 0, 0
-            ]
+            [5, 0, 0, 0, header[4], header[5], header[6], header[7], 4, 3, 2, 1, 0, 0, 0, 7, 0x10, 0, 0, 0, 0, 0, 0, 0]
         );
         assert_eq!(u32::from_le_bytes([header[4], header[5], header[6], header[7]]), GOLDEN_CRC);
         assert!(verify(0xabcd, &header, b"hello"));

@@ -116,7 +116,10 @@ pub(crate) fn settle_tail(segment: &Segment, log: u64, end: u64) -> Result<(), L
         return Err(LogError::Corrupt {
             file: segment.path.clone(),
             offset: segment.offset(end),
-            problem: format!("a record is damaged, though everything before position {} was on stable storage", tail.durable),
+            problem: format!(
+                "a record is damaged, though everything before position {} was on stable storage",
+                tail.durable
+            ),
         });
     }
     if tail.frames {

@@ -166,7 +166,8 @@ async fn ends(serving: &mut tokio::task::JoinHandle<Result<(), tonic::transport:
 async fn open_dir(config: &MasterConfig) -> Result<DataDir, ServerError> {
     let (data, format) = (config.data.clone(), config.format());
     let opened = tokio::task::spawn_blocking(move || DataDir::open(&data, format, None)).await;
-    Ok(opened.map_err(|error| ServerError::Io { operation: "opening the data", source: std::io::Error::other(error) })??)
+    Ok(opened
+        .map_err(|error| ServerError::Io { operation: "opening the data", source: std::io::Error::other(error) })??)
 }
 
 async fn background_duties(leader: Arc<Leader>, raft: Arc<RaftConsensus>, stopping: watch::Receiver<bool>) {
@@ -203,7 +204,9 @@ async fn serve(
 fn register_metrics(metrics: &Metrics, leader: &Arc<Leader>) {
     type Read = fn(&Leader) -> f64;
     let gauges: [(&'static str, &'static str, Read); 8] = [
-        ("gfs_master_log_index", "Index of the last applied entry.", |leader| leader.consensus.metrics().log_index as f64),
+        ("gfs_master_log_index", "Index of the last applied entry.", |leader| {
+            leader.consensus.metrics().log_index as f64
+        }),
         ("gfs_master_checkpoint_index", "Index of the newest checkpoint.", |leader| {
             leader.consensus.metrics().checkpoint_index as f64
         }),

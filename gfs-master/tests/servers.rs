@@ -113,12 +113,8 @@ async fn a_member_is_dropped_only_after_its_lease_and_refilled_when_it_is_back()
         (info.configuration.syncing == vec![ServerId(victim as u16)]).then_some(info.configuration)
     })
     .await;
-    let ready = v1::ReconfigureRequest {
-        handle: handle.0,
-        epoch: syncing.epoch.0,
-        ready: vec![victim],
-        ..Default::default()
-    };
+    let ready =
+        v1::ReconfigureRequest { handle: handle.0, epoch: syncing.epoch.0, ready: vec![victim], ..Default::default() };
     let whole = by_id(&mut servers, primary).reconfigure(ready).await;
     assert_eq!(whole.assignments[0].configuration.as_ref().unwrap().members, vec![1, 2, 3]);
     server.stop().await;
@@ -282,6 +278,50 @@ async fn a_member_that_comes_back_without_its_replica_is_dropped_and_the_last_co
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     assert_eq!(server.leader.machine.state().chunk(handle).unwrap().configuration.members, vec![ServerId(1)]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_member_is_replaced_first_and_leaves_when_it_agrees() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let mut servers = three(&server).await;
+    let mut client = Client::open(&server, 1).await;
+    let (_, handle, configuration) = file(&mut client).await;
+    let mut fourth = Chunkd::join(&server, 4, 1).await;
+    let victim = *configuration.members.iter().find(|member| **member != configuration.primary).unwrap();
+    let mut admin = v1::admin_client::AdminClient::new(channel(&server).await);
+    admin.set_intent(v1::SetIntentRequest { server: victim, drain: true }).await.unwrap();
+    let now = || server.leader.machine.state().chunk(handle).unwrap().configuration;
+    let syncing = until("a replacement is recruited", async || {
+        beat_all(&mut servers.iter_mut().collect::<Vec<_>>()).await;
+        fourth.beat(Vec::new()).await;
+        Some(now()).filter(|now| now.syncing == vec![ServerId(4)])
+    })
+    .await;
+    let ask =
+        |epoch, ready, failed| v1::ReconfigureRequest { handle: handle.0, epoch, ready, failed, ..Default::default() };
+    by_id(&mut servers, configuration.primary).reconfigure(ask(syncing.epoch.0, vec![4], vec![])).await;
+    assert_eq!(now().members.len(), 4);
+    let leave = until("the member is asked to leave", async || {
+        let mut asked = None;
+        for chunkd in &mut servers {
+            let orders = chunkd.beat(Vec::new()).await.1;
+            let leave = orders.iter().find_map(|order| order.leave.first().copied());
+            asked = asked.or(leave.filter(|_| chunkd.server == victim));
+        }
+        fourth.beat(Vec::new()).await;
+        asked
+    })
+    .await;
+    assert_eq!(leave.handle, handle.0);
+    assert_eq!(now().members.len(), 4, "dropped without its agreement");
+    let left = by_id(&mut servers, victim).reconfigure(ask(leave.epoch, vec![], vec![victim])).await;
+    assert_eq!(left.refusal, 0);
+    assert!(!now().members.contains(&ServerId(victim as u16)) && now().members.len() == 3);
+    let state = server.leader.machine.state();
+    assert!(state.tombstone(ServerId(victim as u16), handle).is_some());
+    drop(state);
     server.stop().await;
 }
 

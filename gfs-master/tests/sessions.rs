@@ -221,14 +221,18 @@ async fn wrong_first_words_and_garbage_on_the_port_do_no_harm() {
     assert_eq!(refused.code(), Code::Protocol);
     let hello = v1::Hello { protocol: gfs_proto::PROTOCOL, cluster: vec![7; 16].into(), ..Default::default() };
     assert_eq!(Client::hello(&server, hello).await.err().unwrap().code(), Code::WrongCluster);
-    for garbage in [&b"GET / HTTP/1.0\r\n\r\n"[..], &[0xff; 4096], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff"] {
+    for garbage in
+        [&b"GET / HTTP/1.0\r\n\r\n"[..], &[0xff; 4096], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff"]
+    {
         let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
         // The server may close before everything is written.
         let _ = stream.write_all(garbage).await;
     }
     let mut client = Client::open(&server, 1).await;
     let nothing = v1::Mutation { operation: 1, ..Default::default() };
-    assert!(matches!(client.call(In::Mutation(nothing)).await, Out::Failure(failure) if failure.code() == Code::Malformed));
+    assert!(
+        matches!(client.call(In::Mutation(nothing)).await, Out::Failure(failure) if failure.code() == Code::Malformed)
+    );
     assert!(client.create("still works").await.inode > 1);
     server.stop().await;
 }

@@ -86,6 +86,18 @@ impl Driver {
             Job::Delete { epoch } => self.deleted(slot, &mut state, epoch),
         }
         slot.publish(&state);
+        self.leave_if_suspect(slot, &mut state);
+    }
+
+    /// A member that may lack something after a power loss serves nothing in this epoch: it asks to be left out, and is
+    /// filled when it is recruited again. The last of several such members stays, and serves what it has.
+    fn leave_if_suspect(self: &Arc<Self>, slot: &Arc<Slot>, state: &mut State) {
+        let epoch = state.replica.epoch();
+        let member = state.replica.is_suspect() && state.replica.role() == Role::Secondary;
+        if member && state.leaving != Some(epoch) {
+            state.leaving = Some(epoch);
+            self.ask_to_leave(slot.clone(), epoch);
+        }
     }
 
     /// Tells the replica of the lease as it is now. A gap, even one that nobody saw, is a loss in between.

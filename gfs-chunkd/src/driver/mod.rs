@@ -38,6 +38,8 @@ use tokio::task::JoinHandle;
 const CONFIRM_AT_A_TIME: usize = 1000;
 /// How long such a question may take.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(10);
+/// Reconfigurations that are asked for at a time.
+const QUESTIONS: usize = 64;
 /// Chunks that this server may hold.
 const MAX_SLOTS: usize = 4_000_000;
 
@@ -79,6 +81,7 @@ pub struct Driver {
     pub zeroing: Mutex<BTreeSet<(ChunkHandle, u32)>>,
     pub(crate) pool: DataPool,
     pub(crate) fills: Semaphore,
+    questions: Semaphore,
     runtime: Handle,
     slots: RwLock<HashMap<ChunkHandle, Arc<Slot>>>,
     addresses: RwLock<HashMap<ServerId, Arc<str>>>,
@@ -99,6 +102,7 @@ impl Driver {
             zeroing: Mutex::default(),
             pool: parts.pool,
             fills: Semaphore::new(parts.parallel_fills.max(1)),
+            questions: Semaphore::new(QUESTIONS),
             runtime: Handle::current(),
             slots: RwLock::new(slots),
             addresses: RwLock::default(),

@@ -25,8 +25,6 @@ const ASK_OFTEN: u32 = 50;
 const ASK_SELDOM: Duration = Duration::from_secs(1);
 /// Between two requests for a settle.
 const SETTLE_AGAIN: Duration = Duration::from_millis(100);
-/// Questions to be left out, before the report of the problem alone has to do.
-const LEAVE_TRIES: usize = 100;
 
 /// Which message an answer belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +144,7 @@ impl Driver {
 
     /// True when the configuration that was asked for, or a newer one, is in force.
     async fn ask_for(self: &Arc<Self>, slot: &Arc<Slot>, wanted: &WantedChange) -> bool {
+        let Ok(_permit) = self.questions.acquire().await else { return false };
         let term = self.shared.lease.term();
         match self.master.reconfigure(self.me, self.incarnation, slot.handle, wanted).await {
             Ok(answer) => {
@@ -170,11 +169,10 @@ impl Driver {
         let driver = self.clone();
         self.spawn(async move {
             let wanted = WantedChange { epoch, failed: vec![driver.me], ready: Vec::new() };
-            for _ in 0..LEAVE_TRIES {
-                if slot.epoch() != epoch || slot.role() == Role::Outside || driver.ask_for(&slot, &wanted).await {
-                    return;
-                }
-                tokio::time::sleep(ASK_AGAIN).await;
+            let mut tries = 0_u32;
+            while slot.epoch() == epoch && slot.role() != Role::Outside && !driver.ask_for(&slot, &wanted).await {
+                tries += 1;
+                tokio::time::sleep(if tries < ASK_OFTEN { ASK_AGAIN } else { ASK_SELDOM }).await;
             }
         });
     }

@@ -121,6 +121,8 @@ pub struct State {
     pub header: ChunkHeader,
     /// A task asks the master for a change.
     pub asking: bool,
+    /// The epoch in which this server has asked to be left out.
+    pub leaving: Option<Epoch>,
     /// When the primary was last asked for a settle.
     pub settle_asked: Option<Instant>,
 }
@@ -139,6 +141,7 @@ impl State {
             gone: false,
             header,
             asking: false,
+            leaving: None,
             settle_asked: None,
         }
     }

@@ -204,7 +204,8 @@ impl Chunk {
             return Ok(());
         }
         let file = self.file()?;
-        let blocks: Vec<(u32, &OverlayBlock)> = state.overlay.iter().map(|(block, content)| (*block, content)).collect();
+        let blocks: Vec<(u32, &OverlayBlock)> =
+            state.overlay.iter().map(|(block, content)| (*block, content)).collect();
         let same_run = |a: &(u32, &OverlayBlock), b: &(u32, &OverlayBlock)| {
             a.0 + 1 == b.0 && a.1.data.is_some() == b.1.data.is_some()
         };

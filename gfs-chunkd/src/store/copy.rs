@@ -39,11 +39,8 @@ impl Chunk {
     /// Puts copied blocks in place. See `Store::copy_in`.
     pub fn copy_in(&self, first: u32, blocks: &[BlockInfo], data: &[u8]) -> Result<(), StoreError> {
         let range = self.block_range(first, blocks.len() as u32)?;
-        let malformed = StoreError::Malformed {
-            handle: self.handle,
-            offset: u64::from(first) * BLOCK,
-            length: data.len() as u64,
-        };
+        let malformed =
+            StoreError::Malformed { handle: self.handle, offset: u64::from(first) * BLOCK, length: data.len() as u64 };
         if data.len() as u64 != blocks.len() as u64 * BLOCK {
             return Err(malformed);
         }

@@ -91,11 +91,8 @@ impl Disk {
         visit: impl FnMut(Record) -> Result<(), LogError>,
     ) -> Result<Log, StoreError> {
         let path = dir.join("journal");
-        let log_options = LogOptions {
-            segment_bytes: options.segment_bytes,
-            max_record_bytes: MAX_RECORD,
-            name: "journal".into(),
-        };
+        let log_options =
+            LogOptions { segment_bytes: options.segment_bytes, max_record_bytes: MAX_RECORD, name: "journal".into() };
         Log::open(&path, log_options, visit).map_err(|source| StoreError::Journal { path, source })
     }
 

@@ -116,8 +116,8 @@ impl StoreError {
     /// Builds the error of a failed system call.
     pub(crate) fn io(operation: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
         let source: io::Error = source.into();
-        let sync = is_sync(operation);
-        if !sync && source.kind() == io::ErrorKind::StorageFull || !sync && source.raw_os_error() == Some(libc::EDQUOT) {
+        let full = matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+        if full && !is_sync(operation) {
             return Self::NoSpace { path: path.to_owned() };
         }
         Self::Io { operation, path: path.to_owned(), source: Arc::new(source) }

@@ -49,9 +49,8 @@ impl DiskIdentity {
         if body.lines().next() != Some(TITLE) {
             return Err("its identity file is of another version of gfs".into());
         }
-        let field = |name: &str| {
-            body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = ")).ok_or_else(damaged)
-        };
+        let field =
+            |name: &str| body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = ")).ok_or_else(damaged);
         let hex = |name: &str| u128::from_str_radix(field(name)?, 16).map_err(|_| damaged());
         let owner = Identity { cluster: ClusterId(hex("cluster")?), server: hex("server")? };
         let chunk_size: u64 = field("chunk_size")?.parse().map_err(|_| damaged())?;
@@ -65,7 +64,8 @@ impl DiskIdentity {
 /// Reads the identity of a directory; `None` if it has none yet and holds nothing of ours.
 pub(crate) fn read(dir: &Path) -> Result<Option<DiskIdentity>, StoreError> {
     let path = dir.join(IDENTITY);
-    let wrong = |problem: String, mend: &str| StoreError::WrongDisk { path: dir.to_owned(), problem, mend: mend.into() };
+    let wrong =
+        |problem: String, mend: &str| StoreError::WrongDisk { path: dir.to_owned(), problem, mend: mend.into() };
     let text = match std::fs::read(&path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(e) if e.kind() == ErrorKind::NotFound => {

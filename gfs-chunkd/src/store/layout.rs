@@ -28,8 +28,6 @@ pub(crate) const ENTRY: usize = 16;
 pub(crate) const HEADER: usize = 4096;
 /// Bytes reserved for a state slot.
 pub(crate) const SLOT: u64 = 64 << 10;
-/// Bytes reserved for the nonce and tag of a block.
-const AUX_ENTRY: u64 = 32;
 /// The longest path hint.
 pub(crate) const PATH_HINT: usize = 2048;
 /// Operation records kept in a state slot: the newest.
@@ -73,13 +71,9 @@ impl Geometry {
         self.table() + u64::from(block) * ENTRY as u64
     }
 
+    /// Where nonces and tags will be, 32 bytes a block.
     pub fn aux(self) -> u64 {
         self.entry(self.blocks()).next_multiple_of(BLOCK)
-    }
-
-    /// Bytes of a file with everything in it.
-    pub fn file(self) -> u64 {
-        self.aux() + u64::from(self.blocks()) * AUX_ENTRY
     }
 }
 

@@ -1,5 +1,6 @@
 //! The store as a whole: opening, adopting disks, creating and deleting chunks, background work.
 
+use super::Store;
 use super::checkpoint::Scope;
 use super::chunk::{Chunk, State};
 use super::disk::Disk;
@@ -9,7 +10,6 @@ use super::layout::{Geometry, PATH_HINT};
 use super::record::JournalRecord;
 use super::recover;
 use super::types::{ChunkHeader, DiskUsage, Identity, Quarantined, StoreOptions};
-use super::Store;
 use gfs_core::ids::{ChunkHandle, ClusterId};
 use gfs_core::meta::request::Configuration;
 use parking_lot::{Mutex, RwLock};

@@ -90,6 +90,10 @@ impl Store {
     pub fn prepare(&self, handle: ChunkHandle, write: &PreparedWrite, data: &[u8]) -> Result<(), StoreError> {
         self.with(handle, |chunk| {
             if chunk.disk.is_overrun() {
+                // Somebody else may be at it: then it is enough to wait.
+                drop(chunk.disk.checkpoint.lock());
+            }
+            if chunk.disk.is_overrun() {
                 self.checkpoint(&chunk.disk, checkpoint::Scope::All, self.options.linger)?;
             }
             chunk.prepare(write, data)

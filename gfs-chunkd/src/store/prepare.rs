@@ -44,10 +44,8 @@ impl Chunk {
         };
         self.journal_prepare(&mut state, write, landed, kept)?;
         let prepared = Prepared { write: *write, landed, data: Bytes::copy_from_slice(kept) };
-        if !prepared.landed_blocks().is_empty() {
-            if let Err(error) = self.land(&mut state, &prepared, data) {
-                return Err(self.undo_landing(&mut state, &prepared, error));
-            }
+        if let Err(error) = self.land(&mut state, &prepared, data) {
+            return Err(self.undo_landing(&mut state, &prepared, error));
         }
         state.operations.insert(OperationRecord {
             operation: write.operation,
@@ -111,17 +109,18 @@ impl Chunk {
 
     /// Puts bytes in place beyond everything that readers see.
     fn land(&self, state: &mut State, prepared: &Prepared, data: &[u8]) -> Result<(), StoreError> {
+        let blocks = prepared.landed_blocks();
+        if blocks.is_empty() {
+            return Ok(());
+        }
         // A power cut must not leave bytes there that no intent tells of.
         self.journal_durable(state.intent_end)?;
         let write = &prepared.write;
         let landed = &data[(prepared.landed - write.offset) as usize..];
         let front = (prepared.landed % BLOCK) as usize;
         let back = (write.end().next_multiple_of(BLOCK) - write.end()) as usize;
-        let blocks = prepared.landed_blocks();
-        let infos: Vec<BlockInfo> = landed_crcs(landed, front)
-            .into_iter()
-            .map(|crc| BlockInfo { version: write.version, crc })
-            .collect();
+        let infos: Vec<BlockInfo> =
+            landed_crcs(landed, front).into_iter().map(|crc| BlockInfo { version: write.version, crc }).collect();
         debug_assert_eq!(infos.len(), blocks.len());
         let file = self.file()?;
         file.write(u64::from(blocks.start) * BLOCK, &[&ZEROS[..front], landed, &ZEROS[..back]])?;

@@ -12,6 +12,9 @@ use std::ops::Range;
 /// Entries of the block table looked at at once when searching for data or holes.
 const SEEK_STEP: u32 = 4096;
 
+/// Table and data of some blocks, as they are in the file.
+type Raw = (Vec<u8>, Vec<u8>);
+
 impl Chunk {
     /// Reads a range. See `Store::read`.
     pub fn read(&self, offset: u64, length: u64) -> Result<ReadOut, StoreError> {
@@ -64,7 +67,7 @@ impl Chunk {
     }
 
     /// Table and data of the visible blocks, as they are in the file.
-    fn raw(&self, state: &State, blocks: Range<u32>) -> Result<(Vec<u8>, Vec<u8>), StoreError> {
+    fn raw(&self, state: &State, blocks: Range<u32>) -> Result<Raw, StoreError> {
         if state.dead {
             return Err(self.missing());
         }
@@ -78,7 +81,7 @@ impl Chunk {
         Ok((table, data))
     }
 
-    fn raw_cached(&self, state: &State, blocks: Range<u32>) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn raw_cached(&self, state: &State, blocks: Range<u32>) -> Result<Option<Raw>, StoreError> {
         if state.dead {
             return Err(self.missing());
         }
@@ -100,7 +103,7 @@ impl Chunk {
         &self,
         state: &State,
         blocks: Range<u32>,
-        (table, mut data): (Vec<u8>, Vec<u8>),
+        (table, mut data): Raw,
     ) -> Result<(Vec<BlockInfo>, Vec<u8>), StoreError> {
         let mut infos = Vec::with_capacity(blocks.len());
         let pieces = data.chunks_exact_mut(BLOCK as usize);

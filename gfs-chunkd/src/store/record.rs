@@ -27,17 +27,34 @@ use gfs_core::replica::{OperationRecord, PreparedWrite, WriteKind};
 /// A record of the journal.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum JournalRecord {
-    Create { header: ChunkHeader, configuration: Configuration },
+    Create {
+        header: ChunkHeader,
+        configuration: Configuration,
+    },
     Delete,
     Configuration(Configuration),
     /// `landed`: bytes from here on lie in place in the chunk file, those before in `data`.
-    Prepare { write: PreparedWrite, landed: u64, data: Vec<u8> },
-    Commit { upto: Sequence, crcs: Vec<(u32, u32)> },
-    Rollback { above: Sequence },
+    Prepare {
+        write: PreparedWrite,
+        landed: u64,
+        data: Vec<u8>,
+    },
+    Commit {
+        upto: Sequence,
+        crcs: Vec<(u32, u32)>,
+    },
+    Rollback {
+        above: Sequence,
+    },
     Intent,
     Flushed(Sequence),
-    CopyStart { base: Sequence },
-    CopyFinish { length: u64, operations: Vec<OperationRecord> },
+    CopyStart {
+        base: Sequence,
+    },
+    CopyFinish {
+        length: u64,
+        operations: Vec<OperationRecord>,
+    },
     Suspect(bool),
 }
 

@@ -68,7 +68,9 @@ pub(crate) fn open(
         return Err(StoreError::WrongDisk {
             path: dir.to_owned(),
             problem: "its journal is missing".into(),
-            mend: "Restore the directory `journal`, or move the whole directory away and let this server be filled again".into(),
+            mend:
+                "Restore the directory `journal`, or move the whole directory away and let this server be filled again"
+                    .into(),
         });
     }
     let mut recovery = Recovery {
@@ -106,7 +108,8 @@ impl Recovery {
                 let path = entry.path();
                 let name = entry.file_name();
                 let handle = name.to_str().and_then(|n| u64::from_str_radix(n, 16).ok()).map(ChunkHandle);
-                let expected = handle.filter(|h| Disk::fan(*h) == fan && name.to_str() == Some(&format!("{:016x}", h.0)));
+                let expected =
+                    handle.filter(|h| Disk::fan(*h) == fan && name.to_str() == Some(&format!("{:016x}", h.0)));
                 match self.load(&path, expected) {
                     Ok(replay) => {
                         self.chunks.extend(expected.map(|handle| (handle, replay)));
@@ -174,14 +177,13 @@ impl Recovery {
         let (handle, decoded) = JournalRecord::decode(record.kind, &record.payload)
             .ok_or_else(|| refused("not a record of this version"))?;
         if let JournalRecord::Create { header, configuration } = decoded {
-            if !self.chunks.contains_key(&handle) {
+            let chunk = self.chunks.entry(handle).or_insert_with(|| {
+                self.deleted.remove(&handle);
                 let state = State { configuration, intent: true, fresh: true, ..State::default() };
                 let (redo, crcs) = (Vec::new(), BTreeMap::new());
-                let made = Replay { header, birth: at, from: at, state, redo, crcs, strays: false, lost: true };
-                self.chunks.insert(handle, made);
-                self.deleted.remove(&handle);
-            }
-            if let Some(chunk) = self.chunks.get_mut(&handle).filter(|chunk| at >= chunk.from) {
+                Replay { header, birth: at, from: at, state, redo, crcs, strays: false, lost: true }
+            });
+            if at >= chunk.from {
                 chunk.state.oldest.get_or_insert(at);
             }
             return Ok(());
@@ -430,9 +432,8 @@ impl Chunk {
         let blocks = self.geometry().blocks();
         for (block, entry) in (0..blocks).zip(self.read_entries(&file, 0, blocks)?) {
             // A damaged entry is not torn: it lies within one sector.
-            let unsynced = |info: &BlockInfo| {
-                info.is_written() && (info.version.sequence > state.flushed || state.filling)
-            };
+            let unsynced =
+                |info: &BlockInfo| info.is_written() && (info.version.sequence > state.flushed || state.filling);
             let Some(info) = entry.filter(unsynced) else { continue };
             let bytes = file.read(u64::from(block) * BLOCK, BLOCK as usize)?;
             if info.crc != crc32_iscsi(&bytes) {

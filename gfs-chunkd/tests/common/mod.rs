@@ -27,11 +27,12 @@ pub struct Chunkd {
 }
 
 impl Chunkd {
-    pub fn start(data: &Path, master: &str) -> Self {
+    pub fn start(data: &Path, master: &str, boot_id: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_gfs-chunkd"))
             .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-level", "warn"])
             .args(["--master", master, "--config", "/dev/null", "--data"])
             .arg(data)
+            .env("GFS_CHUNKD_BOOT_ID", boot_id)
             .stdout(Stdio::piped())
             .spawn()
             .expect("gfs-chunkd starts");
@@ -76,6 +77,7 @@ pub struct Cluster {
     pub dirs: Vec<TempDir>,
     pub pool: DataPool,
     pub operation: u64,
+    pub boots: Vec<u32>,
 }
 
 impl Cluster {
@@ -87,6 +89,7 @@ impl Cluster {
             dirs: Vec::new(),
             pool: DataPool::new(PoolOptions { cluster: ClusterId(master::CLUSTER), ..PoolOptions::default() }),
             operation: 0,
+            boots: vec![1; count],
         };
         for _ in 0..count {
             cluster.dirs.push(tempfile::tempdir().expect("a directory"));
@@ -102,7 +105,8 @@ impl Cluster {
     pub async fn start_server(&mut self, number: u32) {
         let dir = self.dirs[number as usize - 1].path().to_owned();
         let master = self.master.address.clone();
-        let started = tokio::task::spawn_blocking(move || Chunkd::start(&dir, &master)).await.expect("started");
+        let boot = format!("boot-{}", self.boots[number as usize - 1]);
+        let started = tokio::task::spawn_blocking(move || Chunkd::start(&dir, &master, &boot)).await.expect("started");
         self.servers[number as usize - 1] = Some(started);
         let master = self.master.clone();
         eventually("a lease", || master.is_leased(number)).await;
@@ -110,6 +114,12 @@ impl Cluster {
 
     pub fn kill(&mut self, number: u32) {
         self.servers[number as usize - 1].take().expect("running").kill();
+    }
+
+    /// The machine reboots: what was not on stable storage may be gone.
+    pub fn cut_power(&mut self, number: u32) {
+        self.kill(number);
+        self.boots[number as usize - 1] += 1;
     }
 
     pub fn signal(&self, number: u32, signal: rustix::process::Signal) {

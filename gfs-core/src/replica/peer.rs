@@ -51,7 +51,8 @@ impl Replica {
         }
         // Everything committed was prepared here once, so a member that lacks some of it has lost something.
         let lacking = self.prepared() < committed;
-        let suspect = (self.suspect || lacking) && !syncing;
+        self.suspect |= lacking && !syncing;
+        let suspect = self.suspect && !syncing;
         self.settled = !suspect;
         if self.settled {
             self.commit_up_to(committed, out);

@@ -52,7 +52,13 @@ pub fn offset_after(cookie: u64) -> Option<u64> {
 impl Page {
     /// Builds the page that starts at offset `base`; `dots` are the entries before the master's. `None` when a cookie does not
     /// fit or they do not rise: then nothing could be continued safely.
-    pub fn new(base: u64, dots: Vec<Listed>, entries: Vec<DirectoryEntry>, end: bool, grant: Option<Grant>) -> Option<Self> {
+    pub fn new(
+        base: u64,
+        dots: Vec<Listed>,
+        entries: Vec<DirectoryEntry>,
+        end: bool,
+        grant: Option<Grant>,
+    ) -> Option<Self> {
         let mut all = dots;
         all.reserve(entries.len());
         for entry in entries {

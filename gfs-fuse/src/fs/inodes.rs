@@ -4,7 +4,7 @@ use super::access_time;
 use super::attributes::{self, BLOCK_SIZE};
 use super::{Call, Caller, Found, Fs, unexpected};
 use crate::errno::{Errno, Result};
-use gfs_client::{AttributeChanges, FileType, InodeId, Request, SetTime, XattrMode};
+use gfs_client::{AttributeChanges, Attributes, FileType, Grant, InodeId, Request, SetTime, XattrMode};
 use gfs_core::meta::request::{Answer, Query, Reply};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -45,10 +45,9 @@ impl Fs {
     /// # Errors
     /// ESTALE when the inode is gone.
     pub async fn get_attributes(&self, call: &Call, inode: InodeId) -> Result<Found> {
-        self.access.settle(inode, call.context.limit.deadline).await;
         let answered = self.client.query(&call.context, Query::GetAttributes { inode }).await?;
         match answered.answer {
-            Answer::Attributes(attributes) => Ok(Found { attributes, grant: Some(answered.grant) }),
+            Answer::Attributes(attributes) => Ok(self.found(attributes, answered.grant)),
             Answer::Refused(refusal) => Err(refusal.into()),
             _ => Err(unexpected("getattr")),
         }
@@ -59,8 +58,10 @@ impl Fs {
     /// # Errors
     /// What the master says.
     pub async fn set_attributes(&self, call: &Call, inode: InodeId, changes: Changes) -> Result<Found> {
-        // A touch that arrives after utimensat would undo it.
-        self.access.settle(inode, call.context.limit.deadline).await;
+        if changes.atime.is_some() {
+            // A touch that arrives after utimensat would undo it.
+            self.access.take_back(inode, call.context.limit.deadline).await;
+        }
         let clear_suid = self.clears_set_id(call, inode, &changes).await?;
         let changes = AttributeChanges {
             mode: changes.mode,
@@ -121,7 +122,14 @@ impl Fs {
     ///
     /// # Errors
     /// EINVAL for unknown flags, and what the master says.
-    pub async fn set_xattr(&self, call: &Call, inode: InodeId, name: Vec<u8>, value: Vec<u8>, flags: i32) -> Result<()> {
+    pub async fn set_xattr(
+        &self,
+        call: &Call,
+        inode: InodeId,
+        name: Vec<u8>,
+        value: Vec<u8>,
+        flags: i32,
+    ) -> Result<()> {
         let mode = xattr_mode(flags)?;
         self.access.changed(inode);
         self.done(call, Request::SetXattr { inode, name, value, mode }).await
@@ -158,24 +166,36 @@ impl Fs {
         self.done(call, Request::Barrier).await
     }
 
+    /// Attributes as this mount shows them: with a touch that the master does not know of yet, and then only for once.
+    pub(super) fn found(&self, mut attributes: Attributes, grant: Grant) -> Found {
+        let touched = self.access.show(&mut attributes);
+        Found { attributes, grant: (!touched).then_some(grant) }
+    }
+
     /// A read of an inode succeeded: its access time may move, in the background. Registered before this returns, so that
-    /// attributes asked afterwards wait for it.
+    /// attributes asked afterwards show it.
     pub(super) fn note_access(&self, inode: InodeId) {
         if !self.options.moves_atime || !self.access.read(inode) {
             return;
         }
         let context = self.context(self.options.call_timeout);
         let (client, times) = (self.client.clone(), Arc::clone(&self.access));
-        let Some(touch) = times.begin(inode) else {
+        let now = SystemTime::now();
+        let Some(touch) = times.begin(inode, attributes::from_system_time(now)) else {
             // One is under way, for an older state perhaps: the next read looks again.
             return times.changed(inode);
         };
         self.runtime.spawn(async move {
+            tokio::time::sleep(access_time::DELAY).await;
+            if !touch.send() {
+                return;
+            }
             let touched = async {
-                let Answer::Attributes(before) = client.query(&context, Query::GetAttributes { inode }).await?.answer else {
+                let Answer::Attributes(before) = client.query(&context, Query::GetAttributes { inode }).await?.answer
+                else {
                     return Ok(());
                 };
-                if access_time::is_due(&before, SystemTime::now()) {
+                if access_time::is_due(&before, now) {
                     client.mutate(&context, Request::TouchAccess { inode }).await?;
                 }
                 Ok::<(), gfs_client::ClientError>(())

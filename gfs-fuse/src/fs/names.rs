@@ -20,11 +20,7 @@ impl Fs {
         let query = Query::Lookup { parent: at.0, name: at.1.clone() };
         let answered = self.client.query(&call.context, query).await?;
         match answered.answer {
-            Answer::Attributes(attributes) if self.is_touched(attributes.inode) => {
-                // The access time in it is about to be old.
-                Ok(Lookup::Found(self.get_attributes(call, attributes.inode).await?))
-            }
-            Answer::Attributes(attributes) => Ok(Lookup::Found(Found { attributes, grant: Some(answered.grant) })),
+            Answer::Attributes(attributes) => Ok(Lookup::Found(self.found(attributes, answered.grant))),
             Answer::Refused(Refusal::NotFound) => Ok(Lookup::Absent(Some(answered.grant))),
             Answer::Refused(refusal) => Err(refusal.into()),
             _ => Err(unexpected("lookup")),

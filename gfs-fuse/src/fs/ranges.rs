@@ -110,7 +110,13 @@ impl Fs {
         u32::try_from(copied).map_err(|_| Errno(libc::EIO))
     }
 
-    async fn copy_piece(&self, call: &Call, from: (&FileHandle, u64), to: (&FileHandle, u64), length: u64) -> Result<u64> {
+    async fn copy_piece(
+        &self,
+        call: &Call,
+        from: (&FileHandle, u64),
+        to: (&FileHandle, u64),
+        length: u64,
+    ) -> Result<u64> {
         let data = from.0.file.read(&call.context, from.1, length).await?;
         if data.is_empty() {
             return Ok(0);
@@ -140,7 +146,8 @@ mod tests {
 
     #[test]
     fn modes_of_fallocate_that_we_do_not_have() {
-        for mode in [libc::FALLOC_FL_PUNCH_HOLE, libc::FALLOC_FL_COLLAPSE_RANGE, libc::FALLOC_FL_INSERT_RANGE, 1 << 20] {
+        for mode in [libc::FALLOC_FL_PUNCH_HOLE, libc::FALLOC_FL_COLLAPSE_RANGE, libc::FALLOC_FL_INSERT_RANGE, 1 << 20]
+        {
             assert_eq!(allocation(mode), Err(Errno(libc::EOPNOTSUPP)), "{mode:#x}");
         }
     }

@@ -8,7 +8,7 @@ use crate::leader::servers::{Liveness, ServerNow};
 use crate::random;
 use gfs_core::ids::{ChunkHandle, ServerId};
 use gfs_core::meta::chunks::ChunkInfo;
-use gfs_core::plan::{Action, configure, recruit, surplus};
+use gfs_core::plan::{Action, Reason, configure, recruit, surplus};
 use gfs_proto::v1;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -166,11 +166,13 @@ async fn drop_damaged(leader: &Leader) {
         };
         let view = leader.cluster_view();
         let Some(next) = configure::without(&info.configuration, &[server], &view) else { continue };
-        let leads = next.primary == info.configuration.primary || view.get(next.primary).is_some_and(|view| view.online);
+        let leads =
+            next.primary == info.configuration.primary || view.get(next.primary).is_some_and(|view| view.online);
         // Never in favour of members that are damaged too.
         let sound = next.members.iter().any(|member| !leader.servers.has_problem(*member, handle));
         if leads && sound {
-            carry_out(leader, &info, next).await;
+            let (expected, reason) = (info.configuration.epoch, Reason::UnderGoal);
+            perform(leader, Action { handle, expected, next, reason }).await;
             leader.want(handle);
         }
     }

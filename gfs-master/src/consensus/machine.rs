@@ -73,7 +73,12 @@ impl Machine {
 
     fn freeze(&self) -> Frozen {
         let inner = self.0.inner.read();
-        Frozen { state: inner.state.clone(), last: inner.last, membership: inner.membership.clone(), clock: self.clock() }
+        Frozen {
+            state: inner.state.clone(),
+            last: inner.last,
+            membership: inner.membership.clone(),
+            clock: self.clock(),
+        }
     }
 
     fn install(&self, frozen: Frozen) {

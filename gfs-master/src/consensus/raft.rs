@@ -131,10 +131,7 @@ impl RaftConsensus {
         if self.machine.checkpointed() < target {
             self.raft.trigger().snapshot().await.map_err(|error| wrong(error.to_string()))?;
             let wait = self.raft.wait(Some(RECOVERY_LIMIT));
-            let done = wait.metrics(
-                |metrics| metrics.snapshot.is_some_and(|id| id.index + 1 >= target),
-                "checkpoint",
-            );
+            let done = wait.metrics(|metrics| metrics.snapshot.is_some_and(|id| id.index + 1 >= target), "checkpoint");
             done.await.map_err(|error| wrong(error.to_string()))?;
         }
         self.checkpoint_end.store(end, Ordering::Relaxed);

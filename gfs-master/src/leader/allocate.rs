@@ -145,6 +145,12 @@ impl Leader {
         }
         let inodes = counts.namespace.inodes;
         let divide = |raw: u64| raw / u64::from(replicas.max(1));
-        Space { total: divide(total), free: divide(free), inodes, inodes_free: MAX_INODES.saturating_sub(inodes), replicas }
+        Space {
+            total: divide(total),
+            free: divide(free),
+            inodes,
+            inodes_free: MAX_INODES.saturating_sub(inodes),
+            replicas,
+        }
     }
 }

@@ -6,8 +6,8 @@
 pub mod allocate;
 pub mod clock;
 pub mod gate;
-pub mod lock_queue;
 pub mod locate;
+pub mod lock_queue;
 pub mod mutate;
 pub mod query;
 pub mod reconfigure;

@@ -111,7 +111,8 @@ impl Leader {
                 self.wait_for_shrink(inode).await?;
             }
             let reply = self.commit_once(&mut command).await?;
-            let again = reply == Reply::Refused(Refusal::Stale) && self.machine.state().waits_for_shrink(&command.request);
+            let again =
+                reply == Reply::Refused(Refusal::Stale) && self.machine.state().waits_for_shrink(&command.request);
             if !again {
                 return Ok((command.request, reply));
             }

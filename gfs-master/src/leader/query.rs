@@ -25,9 +25,10 @@ impl Leader {
     /// For how many ms the reply to a mutation may be cached. It may not when somebody else came after it.
     pub fn grant_reply(&self, session: SessionId, request: &Request, reply: &Reply) -> u32 {
         let (named, attributes) = match (request, reply) {
-            (Request::Create { parent, name, .. } | Request::Link { parent, name, .. }, Reply::Entry { attributes, .. }) => {
-                (Some((*parent, name)), attributes)
-            }
+            (
+                Request::Create { parent, name, .. } | Request::Link { parent, name, .. },
+                Reply::Entry { attributes, .. },
+            ) => (Some((*parent, name)), attributes),
             (_, Reply::Attributes { attributes, .. }) => (None, attributes),
             _ => return 0,
         };

@@ -59,8 +59,7 @@ impl Leader {
         if blocked {
             return Ok(Decision::NotNow(info));
         }
-        let failed: Vec<ServerId> =
-            ask.failed.iter().copied().filter(|server| leads || *server == ask.by).collect();
+        let failed: Vec<ServerId> = ask.failed.iter().copied().filter(|server| leads || *server == ask.by).collect();
         let ready: &[ServerId] = if leads { &ask.ready } else { &[] };
         match next(now, &failed, ready, &self.cluster_view()) {
             Some(next) if next == *now => Ok(Decision::InForce(info)),
@@ -76,7 +75,7 @@ impl Leader {
 
     /// Whether a member can be dropped without asking it.
     pub fn may_drop(&self, server: ServerId, handle: ChunkHandle) -> bool {
-        self.servers.lease_over(server) || self.servers.has_problem(server, handle)
+        self.servers.lease_over(server) || self.servers.has_stopped(server, handle)
     }
 
     /// Somebody waits for this chunk to have enough members.
@@ -108,7 +107,10 @@ impl Leader {
     /// The log's.
     pub async fn install(&self, info: &ChunkInfo, next: Configuration) -> Result<Decision, ServeError> {
         let handle = info.handle;
-        for server in info.configuration.members.iter().filter(|server| !next.members.contains(server)) {
+        // What is said of a replica ends with it: one that is dropped is no more, one that is promoted is new.
+        let before = &info.configuration.members;
+        let gone = before.iter().filter(|server| !next.members.contains(server));
+        for server in gone.chain(next.members.iter().filter(|server| !before.contains(server))) {
             self.servers.forget_problem(*server, handle);
         }
         let command = Command::Reconfigure { handle, expected: info.configuration.epoch, next };

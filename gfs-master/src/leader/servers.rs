@@ -8,7 +8,7 @@ use gfs_core::ids::{ChunkHandle, Epoch, ServerId};
 use gfs_core::meta::state::State;
 use gfs_proto::v1;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
@@ -19,6 +19,9 @@ pub type Orders = mpsc::Sender<Result<v1::MasterOrder, tonic::Status>>;
 const MAX_STRAYS: usize = 1 << 20;
 /// Replicas that a server cannot serve, at most remembered for one server.
 const MAX_PROBLEMS: usize = 1 << 20;
+
+/// `ReplicaProblem.kind` of a checksum that does not match.
+const CHECKSUM: u32 = 2;
 
 /// Times of membership leases.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +61,8 @@ struct Soft {
     /// The state when it registered: what it must have is judged by that.
     baseline: Option<State>,
     strays: BTreeMap<ChunkHandle, Epoch>,
-    problems: BTreeSet<ChunkHandle>,
-    suspects: BTreeSet<ChunkHandle>,
+    /// Replicas that are not sound there, and whether the server has stopped serving them.
+    problems: BTreeMap<ChunkHandle, bool>,
 }
 
 /// A server's soft state at one moment.
@@ -91,7 +94,9 @@ pub struct ServerNow {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AdmitError {
     /// Another process uses the same identity.
-    #[error("another process with this chunk server's identity is online (incarnation {incarnation}): was its directory copied?")]
+    #[error(
+        "another process with this chunk server's identity is online (incarnation {incarnation}): was its directory copied?"
+    )]
     Twin {
         /// Of the one that is online.
         incarnation: u64,
@@ -218,7 +223,11 @@ impl SoftServers {
             soft.disks.clone_from(&beat.disks);
         }
         let room = MAX_PROBLEMS.saturating_sub(soft.problems.len());
-        soft.problems.extend(beat.problems.iter().take(room).map(|problem| ChunkHandle(problem.handle)));
+        for problem in beat.problems.iter().take(room) {
+            // With a bad checksum alone it may go on to serve the rest.
+            let stopped = problem.kind != CHECKSUM;
+            *soft.problems.entry(ChunkHandle(problem.handle)).or_default() |= stopped;
+        }
         if leads {
             soft.lease_until_ms = now + self.times.lease_ms;
         }
@@ -274,25 +283,14 @@ impl SoftServers {
         taken
     }
 
-    /// A member that may be behind after a power loss.
-    pub fn suspect_replica(&self, server: ServerId, handle: ChunkHandle, suspect: bool) {
-        if let Some(soft) = self.inner.lock().servers.get_mut(&server) {
-            if suspect && soft.suspects.len() < MAX_PROBLEMS {
-                soft.suspects.insert(handle);
-            } else {
-                soft.suspects.remove(&handle);
-            }
-        }
+    /// Whether a server has said that it has stopped serving its replica of a chunk.
+    pub fn has_stopped(&self, server: ServerId, handle: ChunkHandle) -> bool {
+        self.inner.lock().servers.get(&server).is_some_and(|soft| soft.problems.get(&handle) == Some(&true))
     }
 
-    /// Whether a server has said that it does not serve its replica of a chunk any more.
+    /// Whether a server's replica of a chunk is not sound.
     pub fn has_problem(&self, server: ServerId, handle: ChunkHandle) -> bool {
-        self.inner.lock().servers.get(&server).is_some_and(|soft| soft.problems.contains(&handle))
-    }
-
-    /// Whether a server has said that its replica may be behind.
-    pub fn is_suspect_replica(&self, server: ServerId, handle: ChunkHandle) -> bool {
-        self.inner.lock().servers.get(&server).is_some_and(|soft| soft.suspects.contains(&handle))
+        self.inner.lock().servers.get(&server).is_some_and(|soft| soft.problems.contains_key(&handle))
     }
 
     /// Replicas that are not served where they are: (chunk, server).
@@ -300,7 +298,7 @@ impl SoftServers {
         let inner = self.inner.lock();
         let of = |(server, soft): (&ServerId, &Soft)| {
             let server = *server;
-            soft.problems.iter().map(move |handle| (*handle, server)).collect::<Vec<_>>()
+            soft.problems.keys().map(move |handle| (*handle, server)).collect::<Vec<_>>()
         };
         inner.servers.iter().flat_map(of).collect()
     }
@@ -309,7 +307,6 @@ impl SoftServers {
     pub fn forget_problem(&self, server: ServerId, handle: ChunkHandle) {
         if let Some(soft) = self.inner.lock().servers.get_mut(&server) {
             soft.problems.remove(&handle);
-            soft.suspects.remove(&handle);
         }
     }
 
@@ -326,7 +323,7 @@ impl SoftServers {
         if let Some(soft) = self.inner.lock().servers.get_mut(&server)
             && soft.problems.len() < MAX_PROBLEMS
         {
-            soft.problems.insert(handle);
+            soft.problems.insert(handle, true);
         }
     }
 

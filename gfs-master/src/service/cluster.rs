@@ -156,7 +156,10 @@ impl v1::cluster_server::Cluster for ClusterService {
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 
-    async fn report(&self, request: Request<Streaming<v1::ReplicaReport>>) -> Result<Response<v1::ReportAnswer>, Status> {
+    async fn report(
+        &self,
+        request: Request<Streaming<v1::ReplicaReport>>,
+    ) -> Result<Response<v1::ReportAnswer>, Status> {
         let mut pieces = request.into_inner();
         let mut report = Report::default();
         let mut caller = None;
@@ -224,7 +227,13 @@ impl v1::cluster_server::Cluster for ClusterService {
 type Orders = mpsc::Sender<Result<v1::MasterOrder, Status>>;
 
 /// Answers heartbeats until the stream ends, the server falls silent or another process takes its place.
-async fn listen(leader: &Leader, server: ServerId, first: v1::Heartbeat, mut beats: Streaming<v1::Heartbeat>, orders: &Orders) {
+async fn listen(
+    leader: &Leader,
+    server: ServerId,
+    first: v1::Heartbeat,
+    mut beats: Streaming<v1::Heartbeat>,
+    orders: &Orders,
+) {
     let mut beat = first;
     loop {
         // Confirmed after the heartbeat arrived, so that no other leader can have dropped this member before.
@@ -291,9 +300,7 @@ impl Report {
             return;
         }
         match state.chunk(handle) {
-            Some(info) if info.configuration.members.contains(&server) => {
-                leader.servers.suspect_replica(server, handle, replica.suspect);
-            }
+            Some(info) if info.configuration.members.contains(&server) => (),
             Some(info) if info.configuration.syncing.contains(&server) => (),
             Some(_) => leader.servers.stray(server, handle, epoch),
             None => {

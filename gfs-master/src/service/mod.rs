@@ -19,7 +19,9 @@ pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, tonic::Status>> + Send
 /// A failure for a client's call.
 pub fn failure(error: &ServeError) -> v1::Failure {
     let (code, hint) = match error {
-        ServeError::Consensus(ConsensusError::NotLeader { hint }) => (Code::NotLeader, hint.clone().unwrap_or_default()),
+        ServeError::Consensus(ConsensusError::NotLeader { hint }) => {
+            (Code::NotLeader, hint.clone().unwrap_or_default())
+        }
         ServeError::Consensus(ConsensusError::Overloaded) => (Code::Overloaded, String::new()),
         ServeError::Consensus(ConsensusError::TooLarge { .. }) => (Code::Malformed, String::new()),
         ServeError::Consensus(ConsensusError::Stopped) => (Code::Stopping, String::new()),

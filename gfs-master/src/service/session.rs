@@ -11,9 +11,9 @@ use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, ServerId, SessionI
 use gfs_core::meta::grants::Touched;
 use gfs_core::meta::opens::OpenAccess;
 use gfs_core::meta::request::{Answer, Configuration, Credentials, Query, Refusal, Reply, Request};
+use gfs_proto::PROTOCOL;
 use gfs_proto::convert::{self, ConvertError, answer_to_wire, refusal_code, reply_to_wire, servers_to_wire};
 use gfs_proto::v1::{self, client_message, failure::Code, server_message::Body};
-use gfs_proto::PROTOCOL;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -157,7 +157,8 @@ fn reclaim(leader: &Leader, session: SessionId, hello: &v1::Hello) -> Result<(),
     let opens = &mut opens.table;
     opens.drop_session(session);
     for file in &hello.reclaim {
-        let access = access(file.access).ok_or_else(|| failing(Code::Malformed, "an open file has an unknown access"))?;
+        let access =
+            access(file.access).ok_or_else(|| failing(Code::Malformed, "an open file has an unknown access"))?;
         if let Err(error) = opens.open(session, InodeId(file.inode), access, file.count.max(1)) {
             return Err(failing(Code::Overloaded, &error.to_string()));
         }

@@ -71,7 +71,8 @@ pub struct Client {
 
 impl Client {
     pub async fn open(server: &Server, nonce: u64) -> Self {
-        let hello = v1::Hello { protocol: PROTOCOL, nonce, description: format!("client {nonce}"), ..Default::default() };
+        let hello =
+            v1::Hello { protocol: PROTOCOL, nonce, description: format!("client {nonce}"), ..Default::default() };
         Self::hello(server, hello).await.unwrap_or_else(|failure| panic!("{failure:?}"))
     }
 

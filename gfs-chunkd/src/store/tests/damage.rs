@@ -18,7 +18,7 @@ proptest! {
         place in 0u64..1 << 40,
         bit in 0u8..8,
     ) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let store = open(dir.path());
         let chunk = create(&store, 1);
         put(&store, chunk, 0, &[1; 90_000]);

@@ -17,6 +17,11 @@ pub(super) const CHUNK: u64 = 1 << 20;
 pub(super) const CLUSTER: ClusterId = ClusterId(0xc1);
 pub(super) const SERVER: u128 = 0x5e;
 
+/// A directory for tests that open stores very often: in memory where that is possible, since every open syncs.
+pub(super) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// Small sizes, so that tests meet every border.
 pub(super) fn options(dir: &Path) -> StoreOptions {
     StoreOptions {

@@ -59,7 +59,8 @@ pub(super) struct Model {
     pub configuration: Configuration,
     pub operations: Vec<OperationRecord>,
     epoch: u32,
-    operation: u64,
+    /// Number of the newest operation.
+    pub operation: u64,
 }
 
 impl Model {
@@ -178,7 +179,7 @@ proptest! {
         steps in prop::collection::vec(step(), 1..60),
         overlay in prop_oneof![Just(0u64), Just(20_000), Just(1 << 20)],
     ) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let options = StoreOptions { overlay_bytes: overlay, ..options(dir.path()) };
         let mut store = open_with(options.clone());
         let chunk = create(&store, 1);
