@@ -111,7 +111,7 @@ fn config(options: &MountOptions, source: &str, privileged: bool) -> Config {
     }
     config.mount_options = mount;
     // A mount made by root is for everybody, as any file system is: the kernel checks permissions.
-    let everybody = options.allow_other || rustix::process::geteuid().is_root();
+    let everybody = options.allow_other || privileged;
     config.acl = match (everybody, options.allow_root) {
         (true, _) => SessionACL::All,
         (false, true) => SessionACL::RootAndOwner,
@@ -256,7 +256,8 @@ mod tests {
     }
 
     #[test]
-    fn access_by_others_is_only_given_when_asked() {
+    fn others_are_let_in_by_root_or_when_asked() {
+        assert_eq!(config(&options(""), "h", true).acl, SessionACL::All);
         assert_eq!(config(&options(""), "h", false).acl, SessionACL::Owner);
         assert_eq!(config(&options("allow_root"), "h", false).acl, SessionACL::RootAndOwner);
         assert_eq!(config(&options("allow_root,allow_other"), "h", false).acl, SessionACL::All);
