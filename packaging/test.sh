@@ -23,6 +23,7 @@ need sqlite3 sqlite3
 need python3 python3
 need systemd-analyze systemd
 need ip iproute2
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need no-initdb-found postgresql
 
 tools=$PWD/target/tools
 for tool in pjdfstest@0.2.2 fsx@0.3.2; do
@@ -34,5 +35,7 @@ cargo fmt --all --check
 cargo clippy --workspace --all-targets -- -D warnings
 cargo build --workspace
 cargo test --workspace --exclude gfs-e2e
-# One cluster at a time: each of these tests starts daemons and mounts.
-cargo test -p gfs-e2e -- --test-threads=1
+# One cluster at a time: each of these tests starts daemons and mounts. The suites come last: fsx takes longest.
+for suite in basics two_mounts faults mount_forms packaging commands programs suites; do
+    cargo test -p gfs-e2e --test "$suite" -- --test-threads=1
+done
