@@ -53,6 +53,26 @@ impl Chunkd {
     /// SIGSTOP or SIGCONT.
     pub fn signal(&self, signal: rustix::process::Signal) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("signalled");
+        if signal == rustix::process::Signal::STOP {
+            self.wait_until_stopped();
+        }
+    }
+
+    /// A stop signal reaches the threads of a process one by one: until the last, some still answer.
+    fn wait_until_stopped(&self) {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            let running = std::fs::read_dir(&tasks).expect("a process").flatten().any(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('T')
+            });
+            if !running {
+                return;
+            }
+            assert!(std::time::Instant::now() < end, "the process does not stop");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
 
     /// SIGTERM; the exit code.
