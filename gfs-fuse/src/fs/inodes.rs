@@ -77,7 +77,7 @@ impl Fs {
         self.access.changed(inode);
         match outcome.reply {
             Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } => {
-                Ok(Found { attributes, grant: Some(outcome.grant) })
+                Ok(self.found(attributes, outcome.grant))
             }
             Reply::Refused(refusal) => Err(refusal.into()),
             Reply::Done | Reply::Chunks(_) => Err(unexpected("setattr")),
