@@ -37,7 +37,7 @@ impl Fs {
         let access = access_of(flags)?;
         let made = self.client.create_open(&call.context, at.0, &at.1, mode.0, mode.1, true, access).await;
         let opened = made.map_err(|error| names::taken(error, flags))?;
-        let found = Found { attributes: opened.attributes, grant: Some(opened.grant) };
+        let found = self.found(opened.attributes, opened.grant);
         let number = self.keep(found.attributes.inode, opened.file, flags);
         Ok((found, number))
     }

@@ -49,7 +49,7 @@ impl Fs {
         let outcome = self.client.mutate(&call.context, request).await?;
         match outcome.reply {
             Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } => {
-                Ok(Found { attributes, grant: Some(outcome.grant) })
+                Ok(self.found(attributes, outcome.grant))
             }
             Reply::Refused(refusal) => Err(refusal.into()),
             Reply::Done | Reply::Chunks(_) => Err(unexpected(operation)),
