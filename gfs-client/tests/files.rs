@@ -124,11 +124,11 @@ async fn a_silent_server_delays_a_read_only_by_the_hedge() {
     let silent = cluster.chunks.servers.lock()[0];
     cluster.chunks.dead.lock().insert(silent);
     let started = std::time::Instant::now();
-    for _ in 0..4 {
+    for _ in 0..24 {
         assert_eq!(file.read(&call(), 0, 5000).await.unwrap(), pattern(0, 5000));
     }
-    // Waiting for the server itself would take 2 s for each read that starts there.
-    assert!(started.elapsed().as_millis() < 2_000, "{:?}", started.elapsed());
+    // Waiting for the server itself would take 2 s for each read that starts there: half of them.
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -452,6 +452,7 @@ fn tail_is_full(cluster: &Cluster) -> bool {
 #[tokio::test]
 async fn a_crossing_that_is_called_off_gives_the_tail_back() {
     let cluster = Cluster::start(2, CHUNK).await;
+    cluster.master.lease_ms.store(60_000, Ordering::SeqCst);
     let client = cluster.client().await;
     let file = create(&client, b"f").await;
     let head = CHUNK - 100;
@@ -466,6 +467,6 @@ async fn a_crossing_that_is_called_off_gives_the_tail_back() {
     assert!(crossing.await.unwrap_err().is_cancelled());
     let started = std::time::Instant::now();
     assert_eq!(file.append(&call(), vec![0xbb; 250].into(), false).await.unwrap(), head);
-    assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
+    assert!(started.elapsed().as_secs() < 30, "it waited for the end of a lease: {:?}", started.elapsed());
     assert_eq!(read_all(&file).await[head as usize..], [0xbb; 250]);
 }

@@ -200,7 +200,7 @@ fn locks_exclude_each_other_across_mounts_and_end_with_their_holder() {
         assert!(try_lock(&b.join("l"), independent), "{independent} was refused against {held}");
         child.kill().unwrap();
         child.wait().unwrap();
-        wait_until("the lock is released", Duration::from_secs(10), || try_lock(&b.join("l"), conflicting));
+        wait_until("the lock is released", Duration::from_secs(30), || try_lock(&b.join("l"), conflicting));
     }
 }
 
@@ -220,11 +220,11 @@ fn a_blocked_lock_is_granted_when_free_and_can_be_interrupted() {
         std::thread::sleep(Duration::from_millis(500));
         assert!(!cluster.scratch().join("granted").exists());
         interrupted.kill().unwrap();
-        wait_until("a killed waiter ends", Duration::from_secs(5), || interrupted.try_wait().unwrap().is_some());
+        wait_until("a killed waiter ends", Duration::from_secs(30), || interrupted.try_wait().unwrap().is_some());
         assert!(waiter.try_wait().unwrap().is_none(), "the lock was given away while it is held");
         first.kill().unwrap();
         first.wait().unwrap();
-        wait_until("the waiter gets the lock", Duration::from_secs(10), || waiter.try_wait().unwrap().is_some());
+        wait_until("the waiter gets the lock", Duration::from_secs(30), || waiter.try_wait().unwrap().is_some());
         assert!(cluster.scratch().join("granted").exists());
         fs::remove_file(cluster.scratch().join("granted")).unwrap();
     }

@@ -221,6 +221,19 @@ impl Cluster {
         Ok(data)
     }
 
+    /// The answer of a server that has its lease: the master's grant may still be on its way to a server that has just started.
+    pub async fn read_with_lease(&self, number: u32, handle: u64, offset: u64, length: u32) -> Result<Bytes, Status> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.read_once(number, handle, offset, length).await {
+                Err(Status::NoLease | Status::TimedOut) if Instant::now() < end => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     /// Reads at one server until it serves.
     pub async fn read(&self, number: u32, handle: u64, offset: u64, length: u32) -> Bytes {
         let end = Instant::now() + PATIENCE;
