@@ -268,12 +268,12 @@ impl Client {
         self.change(context, Request::TouchAccess { inode }).await.map(drop)
     }
 
-    /// Returns when everything answered before is durable at the masters.
+    /// Returns when everything answered before is on stable storage at the masters, with `times` those of writes too.
     ///
     /// # Errors
     /// As every call.
-    pub async fn barrier(&self, context: &CallContext) -> Result<(), ClientError> {
-        self.change(context, Request::Barrier).await.map(drop)
+    pub async fn barrier(&self, context: &CallContext, times: bool) -> Result<(), ClientError> {
+        self.change(context, Request::Barrier { times }).await.map(drop)
     }
 
     /// Space.

@@ -280,6 +280,11 @@ impl Client {
             (Query::GetAttributes { .. } | Query::Lookup { .. }, Answer::Attributes(attributes)) => {
                 cache.insert(grants, &Fresh { attributes, stamp, grant_ms }, Vec::new());
             }
+            (Query::ReadDirectory { .. }, Answer::Directory { entries, .. }) => {
+                for entry in entries {
+                    cache.insert(grants, &Fresh { attributes: &entry.attributes, stamp, grant_ms }, Vec::new());
+                }
+            }
             (Query::Layout { first, count, .. }, Answer::Layout { attributes, chunks }) => {
                 for chunk in chunks {
                     locations.learn(chunk.handle, chunk.configuration.clone());
@@ -366,8 +371,9 @@ fn touched(request: &Request) -> (Vec<InodeId>, Vec<(InodeId, Vec<u8>)>) {
         | Request::RemoveXattr { inode, .. }
         | Request::CommitWrite { inode, .. }
         | Request::TouchAccess { inode } => (vec![*inode], vec![]),
-        Request::SetLock { .. } | Request::ReleaseLocks { .. } | Request::AllocateChunks { .. } | Request::Barrier => {
-            (vec![], vec![])
-        }
+        Request::SetLock { .. }
+        | Request::ReleaseLocks { .. }
+        | Request::AllocateChunks { .. }
+        | Request::Barrier { .. } => (vec![], vec![]),
     }
 }

@@ -14,6 +14,12 @@ pub const EXIT_FAILED: u8 = 1;
 /// Exit code of a usage or configuration error.
 pub const EXIT_USAGE: u8 = 2;
 
+/// Threads for the tasks of a process that mostly waits: half of the processors, at most four. A task woken on another thread
+/// costs more than most of what tasks do here.
+pub fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).div_ceil(2).min(4)
+}
+
 /// Why a port could not be had; one line with the mend.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {

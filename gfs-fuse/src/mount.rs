@@ -86,9 +86,8 @@ pub enum MountError {
 /// Why it could not be mounted, or how it broke. Nothing stays mounted after an error.
 pub fn run(target: Target, mountpoint: &Path, options: &MountOptions, ready: impl FnOnce()) -> Result<(), MountError> {
     let mountpoint = mountpoint::check(mountpoint)?;
-    let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 4);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
+        .worker_threads(gfs_daemon::life::workers())
         .thread_name("gfs-fuse")
         .enable_all()
         .build()

@@ -20,6 +20,7 @@ use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -66,7 +67,12 @@ impl Operations {
         let caller = Caller { uid: request.uid(), gid: request.gid(), tid: request.pid() };
         let span = tracing::debug_span!("fuse", op = name, unique = request.unique().0, tid = caller.tid);
         let call = self.fs.call(caller, wait);
-        self.runtime.spawn(work(Arc::clone(&self.fs), call).instrument(span));
+        let mut work = Box::pin(work(Arc::clone(&self.fs), call).instrument(span));
+        // As far as it gets without waiting it runs here: what is cached is answered with no other thread involved.
+        let _runtime = self.runtime.enter();
+        if work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.runtime.spawn(work);
+        }
     }
 
     fn waiting<F, Fut>(&self, name: &'static str, request: &Request, work: F)

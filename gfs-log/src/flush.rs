@@ -9,6 +9,7 @@ use crate::log::{Inner, Position};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// What is called when a position is durable, or never will be.
 pub(crate) type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
@@ -18,6 +19,8 @@ pub(crate) type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 pub(crate) struct FlushState {
     pub running: bool,
     pub waiters: Vec<(u64, Done)>,
+    /// When the log's thread flushes though nobody waits.
+    pub soon: Option<Instant>,
     pub poisoned: Option<Arc<io::Error>>,
     pub closing: bool,
 }
@@ -69,6 +72,8 @@ impl Inner {
 
     /// One fdatasync. The caller has set `running`.
     pub(crate) fn flush_round(&self) {
+        // What is appended from here on asks again.
+        self.flush.lock().soon = None;
         let (segment, target) = {
             let writer = self.writer.lock();
             (writer.current.clone(), writer.end)
@@ -82,7 +87,7 @@ impl Inner {
         let wake = {
             let mut state = self.flush.lock();
             state.running = false;
-            !state.waiters.is_empty()
+            !state.waiters.is_empty() || state.soon.is_some()
         };
         self.flushed.notify_all();
         if wake {
@@ -119,8 +124,13 @@ impl Inner {
                 state = self.flush.lock();
             } else if state.closing {
                 return;
-            } else if state.waiters.is_empty() || state.running {
+            } else if state.running {
                 self.work.wait(&mut state);
+            } else if state.waiters.is_empty() && state.soon.is_none_or(|at| at > Instant::now()) {
+                match state.soon {
+                    Some(at) => drop(self.work.wait_until(&mut state, at)),
+                    None => self.work.wait(&mut state),
+                }
             } else {
                 state.running = true;
                 drop(state);

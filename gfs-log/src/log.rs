@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Trimmed segments kept to be used again: writing over blocks that exist is cheaper to sync than filling new ones.
 const SPARES: usize = 2;
@@ -158,6 +159,15 @@ impl Log {
     pub fn when_durable(&self, upto: Position, done: Done) {
         self.inner.flush.lock().waiters.push((upto.0, done));
         self.inner.work.notify_all();
+    }
+
+    /// Has everything appended so far flushed by the log's own thread after at most `limit`, for appends that nobody waits for.
+    pub fn flush_within(&self, limit: Duration) {
+        let mut state = self.inner.flush.lock();
+        if state.soon.is_none() {
+            state.soon = Some(Instant::now() + limit);
+            self.inner.work.notify_all();
+        }
     }
 
     /// Everything before this is on stable storage.

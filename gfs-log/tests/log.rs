@@ -122,6 +122,21 @@ fn sync_and_callbacks_tell_what_is_durable() {
 }
 
 #[test]
+fn what_nobody_waits_for_is_flushed_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path()).unwrap();
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    for round in 0..3 {
+        let appended = log.append(1, &[b"a"]).unwrap();
+        log.flush_within(Duration::from_millis(round));
+        while log.durable() < appended.end {
+            assert!(std::time::Instant::now() < end, "round {round} is not flushed");
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
 fn many_writers_share_fsyncs_and_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(dir.path()).unwrap();

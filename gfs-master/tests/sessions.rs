@@ -149,7 +149,7 @@ async fn times_of_a_write_are_shown_at_once_and_committed_with_a_barrier() {
     assert_eq!(reply(body).refusal, 0);
     let shown = client.query(Query::GetAttributes { inode }).await.attributes.unwrap();
     assert!(shown.mtime_ns > made.mtime_ns);
-    assert_eq!(client.mutate(Request::Barrier).await.refusal, 0);
+    assert_eq!(client.mutate(Request::Barrier { times: true }).await.refusal, 0);
     let committed = server.leader.machine.state().attributes(inode).unwrap();
     assert_eq!((committed.mtime.0, committed.ctime.0), (shown.mtime_ns, shown.mtime_ns));
     assert!(server.leader.times.is_empty());

@@ -88,7 +88,8 @@ fn requests() -> Vec<Request> {
             clear_suid: true,
         },
         Request::TouchAccess { inode },
-        Request::Barrier,
+        Request::Barrier { times: false },
+        Request::Barrier { times: true },
     ]
 }
 
@@ -123,6 +124,7 @@ fn commands() -> Vec<Command> {
         Command::ReapOrphans { inodes: vec![InodeId(1), InodeId(2)] },
         Command::ForgetTombstones { done: pairs.clone() },
         Command::CondemnUnknown { replicas: pairs },
+        Command::SkipInodes { count: 1 << 20 },
     ]);
     all
 }

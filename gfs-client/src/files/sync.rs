@@ -67,7 +67,7 @@ impl Client {
     /// The first of what could not be made safe; the rest is tried all the same.
     pub async fn sync_all(&self, context: &CallContext) -> Result<(), ClientError> {
         let mut result = self.sync_files(context).await;
-        if let Err(error) = self.barrier(context).await {
+        if let Err(error) = self.barrier(context, true).await {
             result = result.and(Err(error));
         }
         result
@@ -99,15 +99,16 @@ impl Client {
         // One at a time: what another sync has taken is not on stable storage before that one has ended.
         let turn = context.limit.run("sync", state.syncing.lock()).await?;
         let mut taken = Taken::new(self, state, times_too);
-        let chunks = self.sync_chunks(context, inode, &mut taken).await;
-        let times = if taken.times { self.barrier(context).await } else { Ok(()) };
-        if times.is_ok() {
+        let times = taken.times;
+        let (chunks, metadata) =
+            tokio::join!(self.sync_chunks(context, inode, &mut taken), self.barrier(context, times));
+        if metadata.is_ok() {
             taken.times = false;
         }
         drop(taken);
         drop(turn);
         self.inner.files.tidy(inode);
-        chunks.and(times)
+        chunks.and(metadata)
     }
 
     async fn sync_chunks(

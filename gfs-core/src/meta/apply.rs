@@ -66,6 +66,10 @@ impl State {
                 self.condemn(replicas);
                 CommandReply::Done
             }
+            Command::SkipInodes { count } => {
+                self.namespace.skip_inodes(*count);
+                CommandReply::Done
+            }
         }
     }
 
@@ -129,7 +133,7 @@ impl State {
                 let attributes = self.namespace.touch_access(*inode, now)?;
                 Ok(Reply::Attributes { attributes, pending_shrink: false })
             }
-            Request::Barrier => Ok(Reply::Done),
+            Request::Barrier { .. } => Ok(Reply::Done),
         }
     }
 

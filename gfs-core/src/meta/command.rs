@@ -103,6 +103,12 @@ pub enum Command {
         /// (chunk, server) pairs.
         replicas: Vec<(ChunkHandle, ServerId)>,
     },
+    /// Leaves out inode numbers: those that a power cut may have taken back, together with the files that had them, must
+    /// not come to mean other files to a client that still holds them open.
+    SkipInodes {
+        /// How many.
+        count: u64,
+    },
 }
 
 /// Answer to a command.

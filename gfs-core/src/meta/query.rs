@@ -73,7 +73,7 @@ impl State {
             | Request::ReleaseLocks { .. }
             | Request::AllocateChunks { .. }
             | Request::TouchAccess { .. }
-            | Request::Barrier => Touched::default(),
+            | Request::Barrier { .. } => Touched::default(),
         }
     }
 

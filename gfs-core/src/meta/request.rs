@@ -336,8 +336,11 @@ pub enum Request {
         /// The file.
         inode: InodeId,
     },
-    /// Nothing; committed so that the caller knows that all before it is durable (sync, fsync).
-    Barrier,
+    /// Changes nothing: answered when everything before it is on stable storage (fsync, sync).
+    Barrier {
+        /// Times of writes too, which may still be soft; fdatasync does without.
+        times: bool,
+    },
 }
 
 /// An attached chunk that a write went to.

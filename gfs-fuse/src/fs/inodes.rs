@@ -163,7 +163,7 @@ impl Fs {
     /// # Errors
     /// When the cluster does not answer.
     pub async fn barrier(&self, call: &Call) -> Result<()> {
-        self.done(call, Request::Barrier).await
+        self.done(call, Request::Barrier { times: true }).await
     }
 
     /// Attributes as this mount shows them: with a touch that the master does not know of yet, and then only for once.

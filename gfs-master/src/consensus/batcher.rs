@@ -46,7 +46,7 @@ impl Batcher {
     }
 
     /// Hands a command over and waits for what it answered.
-    pub async fn propose(&self, command: Command) -> Result<CommandReply, ConsensusError> {
+    pub async fn submit(&self, command: Command) -> Result<CommandReply, ConsensusError> {
         let bytes = weight(&command);
         if bytes > COMMAND_BYTES {
             return Err(ConsensusError::TooLarge { bytes });

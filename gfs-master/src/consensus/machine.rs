@@ -3,6 +3,7 @@
 //! This room owns the lock around the state. Readers take it for reading, for moments; only `apply` and the
 //! installation of a checkpoint write.
 
+use super::log_store::LogStore;
 use super::types::{Batch, LogId, RaftEntry, StorageError, StoredMembership, TypeConfig};
 use crate::checkpoint::{self, CheckpointError, Frozen};
 use gfs_core::ids::ClusterId;
@@ -28,6 +29,7 @@ struct Shared {
     applied: AtomicU64,
     clock: AtomicI64,
     received: AtomicU64,
+    log: LogStore,
 }
 
 struct Inner {
@@ -37,8 +39,8 @@ struct Inner {
 }
 
 impl Machine {
-    /// A machine that goes on from a checkpoint; new ones are written into `dir`.
-    pub fn new(dir: PathBuf, cluster: ClusterId, start: Frozen) -> Self {
+    /// A machine that goes on from a checkpoint; new ones are written into `dir`, and never hold what `log` could lose.
+    pub fn new(dir: PathBuf, cluster: ClusterId, start: Frozen, log: LogStore) -> Self {
         let next = checkpoint::next_of(&start.last);
         Self(Arc::new(Shared {
             inner: RwLock::new(Inner { state: start.state, last: start.last, membership: start.membership }),
@@ -48,6 +50,7 @@ impl Machine {
             applied: AtomicU64::new(next),
             clock: AtomicI64::new(start.clock.0),
             received: AtomicU64::new(0),
+            log,
         }))
     }
 
@@ -140,6 +143,8 @@ pub struct Builder {
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
         let frozen = self.frozen.clone();
+        let durable = self.machine.0.log.all_durable().await;
+        durable.map_err(|error| io_error(ErrorVerb::Write, std::io::Error::other(error)))?;
         let shared = self.machine.0.clone();
         let meta = meta_of(frozen.last, &frozen.membership);
         let next = checkpoint::next_of(&frozen.last);

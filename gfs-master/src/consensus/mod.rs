@@ -57,8 +57,21 @@ pub struct ConsensusMetrics {
 
 /// The replicated log, as the rest of the master sees it.
 pub trait Consensus: Send + Sync + 'static {
-    /// Commits and applies a command, once; answers what it answered. The answer is durable on a quorum.
-    fn propose(&self, command: Command) -> Pending<'_, Result<CommandReply, ConsensusError>>;
+    /// Commits and applies a command, once; answers what it answered. The command survives the kill of every process; a
+    /// moment later, or after [`Consensus::durable`], a power cut too.
+    fn submit(&self, command: Command) -> Pending<'_, Result<CommandReply, ConsensusError>>;
+
+    /// Returns when everything that is applied here is on stable storage of a quorum.
+    fn durable(&self) -> Pending<'_, Result<(), ConsensusError>>;
+
+    /// [`Consensus::submit`], answered when it is durable.
+    fn propose(&self, command: Command) -> Pending<'_, Result<CommandReply, ConsensusError>> {
+        Box::pin(async move {
+            let reply = self.submit(command).await?;
+            self.durable().await?;
+            Ok(reply)
+        })
+    }
 
     /// Whether this master believes that it leads. Only [`Consensus::linearizable`] proves it.
     fn is_leader(&self) -> bool;

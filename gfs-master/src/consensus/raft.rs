@@ -23,6 +23,9 @@ use tokio::sync::watch;
 /// How long a start waits for the log to be applied.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(600);
 
+/// Inode numbers left out at a start: more than can have been given and lost between two flushes of the log.
+const SKIPPED_INODES: u64 = 1 << 20;
+
 /// Why the log could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -70,7 +73,7 @@ impl RaftConsensus {
         let options = LogOptions { name: "log".into(), ..LogOptions::default() };
         let log = LogStore::open(&dir.log_dir(), options)?;
         let start = checkpoint::newest(dir.path(), dir.cluster(), |next| log.reaches(next))?;
-        let machine = Machine::new(dir.path().to_owned(), dir.cluster(), start);
+        let machine = Machine::new(dir.path().to_owned(), dir.cluster(), start, log.clone());
         let raft = Raft::new(dir.node(), Arc::new(config()?), Network, log.clone(), machine.clone())
             .await
             .map_err(|error| StartError::Recovery(error.to_string()))?;
@@ -98,6 +101,15 @@ impl RaftConsensus {
         );
         ready.await.map_err(|error| wrong(error.to_string()))?;
         self.linearizable().await.map_err(|error| wrong(error.to_string()))
+    }
+
+    /// Leaves out the inode numbers that a power cut may have taken back. To be called before anything is served.
+    ///
+    /// # Errors
+    /// The log's.
+    pub async fn skip_lost_inodes(&self) -> Result<(), StartError> {
+        let skipped = self.propose(Command::SkipInodes { count: SKIPPED_INODES }).await;
+        skipped.map(drop).map_err(|error| StartError::Recovery(error.to_string()))
     }
 
     /// The state.
@@ -153,6 +165,9 @@ impl RaftConsensus {
 
     /// Stops raft. What was answered stays answered.
     pub async fn shutdown(&self) {
+        if let Err(error) = self.log.all_durable().await {
+            tracing::error!(%error, "the end of the log is not on stable storage");
+        }
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "raft did not end cleanly");
         }
@@ -174,8 +189,18 @@ fn config() -> Result<Config, StartError> {
 }
 
 impl Consensus for RaftConsensus {
-    fn propose(&self, command: Command) -> Pending<'_, Result<CommandReply, ConsensusError>> {
-        Box::pin(self.batcher.propose(command))
+    fn submit(&self, command: Command) -> Pending<'_, Result<CommandReply, ConsensusError>> {
+        Box::pin(self.batcher.submit(command))
+    }
+
+    fn durable(&self) -> Pending<'_, Result<(), ConsensusError>> {
+        Box::pin(async {
+            self.log.all_durable().await.map_err(|error| {
+                tracing::error!(%error, "the log has stopped");
+                self.stopped.send_replace(true);
+                ConsensusError::Stopped
+            })
+        })
     }
 
     fn is_leader(&self) -> bool {

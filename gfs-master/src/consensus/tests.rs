@@ -29,7 +29,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, tempfile::TempDir> for Builder 
         let cluster = ClusterId(3);
         let state = State::format(cluster, 1 << 20, 3, 0o755, Timestamp(1));
         let start = Frozen { state, last: None, membership: StoredMembership::default(), clock: Timestamp(1) };
-        let machine = Machine::new(dir.path().to_owned(), cluster, start);
+        let machine = Machine::new(dir.path().to_owned(), cluster, start, log.clone());
         Ok((dir, log, machine))
     }
 }

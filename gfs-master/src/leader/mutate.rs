@@ -97,7 +97,13 @@ impl Leader {
                     return Ok((command.request, Reply::Refused(refusal)));
                 }
             }
-            Request::Barrier => self.flush_times(Duration::ZERO, Some(session)).await,
+            Request::Barrier { times } => {
+                if *times {
+                    self.flush_times(Duration::ZERO, Some(session)).await;
+                }
+                self.consensus.durable().await?;
+                return Ok((command.request, Reply::Done));
+            }
             _ => (),
         }
         self.commit(command).await
@@ -125,7 +131,13 @@ impl Leader {
         let held = self.gate.clear(&self.sessions, touched, session).await;
         let hold = self.hold_times(&mut command.request).await;
         let received = self.now();
-        let reply = match self.consensus.propose(Command::Client(command.clone())).await? {
+        let proposal = Command::Client(command.clone());
+        let outcome = if outlives_power_cuts(&command.request) {
+            self.consensus.propose(proposal).await
+        } else {
+            self.consensus.submit(proposal).await
+        };
+        let reply = match outcome? {
             CommandReply::Client(reply) => reply,
             _ => return Err(ServeError::Unexpected),
         };
@@ -215,6 +227,12 @@ fn inode_of(request: &Request) -> Option<InodeId> {
         Request::SetAttributes { inode, .. } | Request::CommitWrite { inode, .. } => Some(*inode),
         _ => None,
     }
+}
+
+/// Whether a mutation is answered only when it is on stable storage: what somebody outside the masters relies on at once.
+/// Names, attributes and sizes are, as in any file system, safe from a power cut after fsync.
+fn outlives_power_cuts(request: &Request) -> bool {
+    matches!(request, Request::SetLock { .. } | Request::ReleaseLocks { .. } | Request::AllocateChunks { .. })
 }
 
 fn sets_mtime(request: &Request) -> bool {

@@ -54,6 +54,11 @@ impl ClusterService {
             Err(unknown(&AdmitError::Unknown))
         }
     }
+
+    /// What a chunk server is told must be on stable storage first: it acts on it.
+    async fn durable(&self) -> Result<(), Status> {
+        self.leader.consensus.durable().await.map_err(|error| status(&error.into()))
+    }
 }
 
 fn server_id(wire: u32) -> Result<ServerId, Status> {
@@ -139,14 +144,16 @@ impl v1::cluster_server::Cluster for ClusterService {
         let first = first.map_err(|_| Status::deadline_exceeded("no heartbeat came"))??;
         let first = first.ok_or_else(|| Status::invalid_argument("the stream ended before a heartbeat"))?;
         let server = server_id(first.server)?;
-        let (orders, answers) = mpsc::channel(ORDERS);
-        let attendance = self.leader.servers.attend(server, first.incarnation, orders.clone());
+        let (direct, answers) = mpsc::channel(ORDERS);
+        let (orders, queued) = mpsc::channel(ORDERS);
+        let attendance = self.leader.servers.attend(server, first.incarnation, orders);
         let attendance = attendance.map_err(|error| unknown(&error))?;
         let (leader, stopping) = (self.leader.clone(), self.stopping.clone());
         tokio::spawn(async move {
-            let listen = listen(&leader, server, first, beats, &orders);
+            let listen = listen(&leader, server, first, beats, &direct);
             tokio::select! {
                 () = listen => (),
+                () = forward(&leader, queued, &direct) => (),
                 () = gfs_daemon::life::wait(attendance.replaced) => (),
                 () = gfs_daemon::life::wait(stopping) => (),
             }
@@ -177,6 +184,7 @@ impl v1::cluster_server::Cluster for ClusterService {
             }
             self.leader.work.notify_one();
         }
+        self.durable().await?;
         Ok(Response::new(report.answer))
     }
 
@@ -197,6 +205,7 @@ impl v1::cluster_server::Cluster for ClusterService {
                 None => answer.gone.push(handle),
             }
         }
+        self.durable().await?;
         Ok(Response::new(answer))
     }
 
@@ -220,6 +229,7 @@ impl v1::cluster_server::Cluster for ClusterService {
             }
             Decision::Gone => answer.gone.push(handle.0),
         }
+        self.durable().await?;
         Ok(Response::new(answer))
     }
 }
@@ -255,6 +265,16 @@ async fn listen(
         match tokio::time::timeout(SILENCE, beats.message()).await {
             Ok(Ok(Some(next))) if next.server == u32::from(server.0) => beat = next,
             _ => return,
+        }
+    }
+}
+
+/// Passes orders on once what they come from is on stable storage: what a chunk server acts on must not be taken back by a
+/// power cut of the masters. Leases never wait for that.
+async fn forward(leader: &Leader, mut orders: mpsc::Receiver<Result<v1::MasterOrder, Status>>, direct: &Orders) {
+    while let Some(order) = orders.recv().await {
+        if leader.consensus.durable().await.is_err() || direct.send(order).await.is_err() {
+            return;
         }
     }
 }

@@ -74,6 +74,7 @@ fn command_out(command: &Command) -> Kind {
         }
         Command::ForgetTombstones { done } => Kind::ForgetTombstones(replicas_out(done)),
         Command::CondemnUnknown { replicas } => Kind::CondemnUnknown(replicas_out(replicas)),
+        Command::SkipInodes { count } => Kind::SkipInodes(*count),
     }
 }
 
@@ -99,6 +100,7 @@ fn command_in(from: Kind) -> Result<Command, ConvertError> {
         Kind::ReapOrphans(i) => Command::ReapOrphans { inodes: i.inodes.into_iter().map(InodeId).collect() },
         Kind::ForgetTombstones(r) => Command::ForgetTombstones { done: replicas_in(r)? },
         Kind::CondemnUnknown(r) => Command::CondemnUnknown { replicas: replicas_in(r)? },
+        Kind::SkipInodes(count) => Command::SkipInodes { count },
     })
 }
 

@@ -198,7 +198,7 @@ fn request_out(from: &core::Request) -> Kind {
             clear_suid: *clear_suid,
         }),
         Request::TouchAccess { inode } => Kind::TouchAccess(inode.0),
-        Request::Barrier => Kind::Barrier(v1::Empty {}),
+        Request::Barrier { times } => Kind::Barrier(v1::Barrier { times: *times }),
     }
 }
 
@@ -257,7 +257,7 @@ fn request_in(from: Kind) -> Result<core::Request, ConvertError> {
             clear_suid: c.clear_suid,
         },
         Kind::TouchAccess(inode) => Request::TouchAccess { inode: InodeId(inode) },
-        Kind::Barrier(_) => Request::Barrier,
+        Kind::Barrier(b) => Request::Barrier { times: b.times },
     })
 }
 

@@ -280,7 +280,7 @@ pub mod request {
         #[prost(uint64, tag = "13")]
         TouchAccess(u64),
         #[prost(message, tag = "14")]
-        Barrier(super::Empty),
+        Barrier(super::Barrier),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -675,6 +675,11 @@ pub struct CloseFile {
     pub access: u32,
     #[prost(uint32, tag = "3")]
     pub count: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Barrier {
+    #[prost(bool, tag = "1")]
+    pub times: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LockWait {
@@ -2879,7 +2884,7 @@ pub struct LogEntry {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LogCommand {
-    #[prost(oneof = "log_command::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "log_command::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub kind: ::core::option::Option<log_command::Kind>,
 }
 /// Nested message and enum types in `LogCommand`.
@@ -2908,6 +2913,9 @@ pub mod log_command {
         ForgetTombstones(super::LogReplicas),
         #[prost(message, tag = "11")]
         CondemnUnknown(super::LogReplicas),
+        /// how many numbers
+        #[prost(uint64, tag = "12")]
+        SkipInodes(u64),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -96,6 +96,11 @@ impl Namespace {
         self.generation = generation;
     }
 
+    /// Leaves out the next `count` inode numbers.
+    pub fn skip_inodes(&mut self, count: u64) {
+        self.next = self.next.saturating_add(count);
+    }
+
     /// How much there is.
     pub fn counts(&self) -> Counts {
         Counts {
