@@ -357,6 +357,7 @@ impl Client {
         access: Access,
     ) -> Result<Opened, ClientError> {
         let entry = (parent, name.to_vec());
+        self.inner.grants.begin(std::slice::from_ref(&entry));
         let plain = Request::Create { parent, name: name.to_vec(), kind: NodeKind::File, mode, umask, exclusive };
         let mut wire = v1::Request::from(&plain);
         if let Some(Kind::Create(create)) = &mut wire.kind {
@@ -375,6 +376,7 @@ impl Client {
         let file = OpenFile::new(self.clone(), attributes.inode, Access::Both).limited(access);
         let keys = Keys { inodes: vec![attributes.inode], entry: Some(entry.clone()), listing: None };
         let grant = self.inner.grants.conclude(Grant::new(stamp, grant_ms, keys), &[parent], &[entry]);
+        self.inner.grants.renew_listing(parent, &grant);
         if reply.created {
             let fresh = Fresh { attributes: &attributes, stamp, grant_ms };
             self.inner.cache.insert(&self.inner.grants, &fresh, vec![(0, Window::new())]);

@@ -11,7 +11,8 @@ use crate::reserve::{Allocator, Reserve};
 use crate::session::{Arrival, Call, Concerned, Session, SessionOptions};
 use crate::target::Target;
 use gfs_core::ids::{ClusterId, InodeId, SessionId};
-use gfs_core::meta::request::{Answer, Attributes, Credentials, Query, Refusal, Reply, Request};
+use gfs_core::meta::namespace::NAME_MAX;
+use gfs_core::meta::request::{Answer, Attributes, Credentials, NodeKind, Query, Refusal, Reply, Request};
 use gfs_net::{DataPool, PoolOptions};
 use gfs_proto::convert::{answer_from_wire, refusal_from_code, reply_from_wire, servers_from_wire};
 use gfs_proto::v1::{self, server_message::Body as Said};
@@ -181,6 +182,7 @@ impl Client {
     /// `Interrupted` after that leaves the outcome unknown too.
     pub async fn mutate(&self, context: &CallContext, request: Request) -> Result<Outcome, ClientError> {
         let (inodes, entries) = touched(&request);
+        self.inner.grants.begin(&entries);
         let call = Call::Mutate { credentials: (&context.credentials).into(), request: (&request).into() };
         let arrived = self.inner.session.call("mutation", call, &context.limit).await;
         let outcome = arrived.and_then(|(said, stamp)| {
@@ -195,7 +197,16 @@ impl Client {
                 if let Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } = &reply {
                     covered = Keys { inodes: vec![attributes.inode], entry: entries.last().cloned(), listing: None };
                 }
-                let grant = grants.conclude(Grant::new(stamp, grant_ms, covered), &inodes, &entries);
+                let grant = Grant::new(stamp, grant_ms, covered);
+                if let (Request::Create { kind: NodeKind::Directory, .. }, Reply::Entry { attributes, .. }) =
+                    (&request, &reply)
+                {
+                    grants.made_directory(attributes.inode, &grant);
+                }
+                let grant = grants.conclude(grant, &inodes, &entries);
+                if let (Request::Create { parent, .. }, Reply::Entry { .. }) = (&request, &reply) {
+                    grants.renew_listing(*parent, &grant);
+                }
                 Ok(Outcome { reply, grant })
             }
             Err(error) => {
@@ -251,18 +262,29 @@ impl Client {
         let answer = answer_from_wire(&query, wire)?;
         self.remember(&query, &answer, stamp, grant_ms);
         let grant = Grant::new(stamp, grant_ms, covered(&query, &answer));
+        if let Query::Lookup { parent, .. } = &query {
+            self.inner.grants.renew_listing(*parent, &grant);
+        }
         Ok(Answered { answer, grant })
     }
 
-    /// The kernel asks for attributes that most files do not have, often: cached attributes under a live grant tell that there is none.
+    /// What is known not to be there without a question: a name that a program is about to make, or one of the extended attributes that the
+    /// kernel asks for often and most files do not have.
     fn known_absence(&self, context: &CallContext, query: &Query) -> Option<Answered> {
-        let Query::GetXattr { inode, .. } = query else { return None };
-        let known = self.inner.cache.attributes(*inode)?;
-        if known.has_xattrs || context.credentials.check {
+        if context.credentials.check {
             return None;
         }
-        let grant = Grant::new(self.inner.grants.stamp(), 0, Keys::default());
-        Some(Answered { answer: Answer::Refused(Refusal::NoData), grant })
+        let Inner { grants, cache, .. } = &*self.inner;
+        let (refusal, grant) = match query {
+            Query::Lookup { parent, name } if name.len() <= NAME_MAX && name != b"." && name != b".." => {
+                (Refusal::NotFound, grants.absence(*parent, name)?)
+            }
+            Query::GetXattr { inode, .. } if !cache.attributes(*inode)?.has_xattrs => {
+                (Refusal::NoData, Grant::new(grants.stamp(), 0, Keys::default()))
+            }
+            _ => return None,
+        };
+        Some(Answered { answer: Answer::Refused(refusal), grant })
     }
 
     /// As `query`, with a refusal as an error.

@@ -5,6 +5,7 @@
 //! stamp. The thread of `Recaller` waits for deliveries in progress, calls the invalidator and only then lets the acknowledgement go.
 //! This room never talks to the master itself.
 
+use crate::complete::CompleteDirectories;
 use gfs_core::ids::InodeId;
 use gfs_proto::v1;
 use parking_lot::{Mutex, RwLock};
@@ -122,6 +123,11 @@ impl Marks {
             || ticket.listing.is_some_and(|listing| later(self.listings.get(&listing)))
     }
 
+    fn grants_listing(&self, directory: InodeId, grant: &Grant) -> bool {
+        let recalled = self.listings.get(&directory).is_some_and(|mark| *mark > grant.ticket.order);
+        !grant.duration.is_zero() && !recalled && !self.dead(&grant.ticket)
+    }
+
     fn inode_marked(&self, inode: InodeId, order: u64, against: Against) -> bool {
         let mark = self.inodes.get(&inode).copied().unwrap_or_default();
         order < self.floor || mark.hard > order || (against == Against::All && mark.soft > order)
@@ -134,6 +140,8 @@ pub(crate) struct Grants {
     order: AtomicU64,
     marks: Mutex<Marks>,
     delivering: RwLock<()>,
+    /// Directories whose absences need no question.
+    pub(crate) complete: CompleteDirectories,
 }
 
 impl Grants {
@@ -147,6 +155,7 @@ impl Grants {
         let mut marks = self.marks.lock();
         let order = self.order.fetch_add(1, Ordering::SeqCst) + 1;
         marks.mark(order, inodes, entries);
+        entries.iter().for_each(|(parent, _)| self.complete.forget(*parent));
     }
 
     /// Marks an inode whose size or times this session's own write changed.
@@ -162,11 +171,46 @@ impl Grants {
         let mut marks = self.marks.lock();
         let order = self.order.fetch_add(1, Ordering::SeqCst) + 1;
         *marks = Marks { floor: order, ..Marks::default() };
+        self.complete.clear();
     }
 
     /// Whether an inode was marked after a request was sent.
     pub(crate) fn marked(&self, inode: InodeId, stamp: Stamp, against: Against) -> bool {
         self.marks.lock().inode_marked(inode, stamp.order, against)
+    }
+
+    /// An own mutation of these names goes out: what is known of their directories no longer tells of them.
+    pub(crate) fn begin(&self, entries: &[(InodeId, Vec<u8>)]) {
+        entries.iter().for_each(|(parent, name)| self.complete.name(*parent, name));
+    }
+
+    /// This session made a directory, and `grant` comes from the reply: all of its names, none, are known.
+    pub(crate) fn made_directory(&self, directory: InodeId, grant: &Grant) {
+        // The lock keeps a mark from coming in between.
+        let marks = self.marks.lock();
+        if marks.grants_listing(directory, grant) {
+            self.complete.made(directory, grant.ticket.expires);
+        }
+    }
+
+    /// The grant of an answer about a name holds for all names of its directory.
+    pub(crate) fn renew_listing(&self, directory: InodeId, grant: &Grant) {
+        let marks = self.marks.lock();
+        if marks.grants_listing(directory, grant) {
+            self.complete.renew(directory, grant.ticket.expires);
+        }
+    }
+
+    /// Whether a name is known to be absent without a question, and for how long.
+    pub(crate) fn absence(&self, directory: InodeId, name: &[u8]) -> Option<Grant> {
+        let stamp = self.stamp();
+        let expires = self.complete.absent(directory, name)?;
+        let duration = expires.saturating_duration_since(stamp.sent);
+        let entry = Some((directory, name.to_vec()));
+        Some(Grant {
+            duration,
+            ticket: Ticket { order: stamp.order, expires, inodes: Vec::new(), entry, listing: None },
+        })
     }
 
     /// Marks what an own mutation changed, and lets its reply count from here on, unless something else was marked while it was under way.

@@ -8,6 +8,7 @@
 pub mod admin;
 mod calls;
 mod client;
+mod complete;
 mod data;
 mod error;
 mod files;

@@ -268,6 +268,28 @@ async fn an_absence_is_granted_and_ends_when_another_session_makes_the_name() {
 }
 
 #[tokio::test]
+async fn names_of_a_directory_of_its_own_are_absent_without_a_question_until_somebody_else_comes_in() {
+    let cluster = Cluster::start(1, CHUNK).await;
+    let (a, b) = (cluster.client().await, cluster.client().await);
+    let context = call();
+    let (made, _) = a.create(&context, ROOT, b"d", NodeKind::Directory, 0o755, 0).await.unwrap();
+    let absent = async |client: &Client, name: &[u8]| {
+        matches!(client.look_up(&context, made.inode, name).await.unwrap(), Looked::Absent(_))
+    };
+    let asked = || cluster.master.lookups.load(Ordering::SeqCst);
+    let (before, since) = (asked(), std::time::Instant::now());
+    assert!(absent(&a, b"x").await && absent(&a, b"y").await);
+    assert!(asked() == before || since.elapsed() > Duration::from_millis(500), "asked though nobody can be there");
+    a.create(&context, made.inode, b"x", NodeKind::File, 0o644, 0).await.unwrap();
+    assert!(!absent(&a, b"x").await, "its own file is not found");
+    assert!(asked() > before);
+    b.create(&context, made.inode, b"y", NodeKind::File, 0o644, 0).await.unwrap();
+    assert!(!absent(&a, b"y").await, "the file of another session is not found");
+    a.unlink(&context, made.inode, b"y").await.unwrap();
+    assert!(absent(&a, b"y").await && absent(&b, b"y").await);
+}
+
+#[tokio::test]
 async fn a_closed_client_ends_its_session_and_refuses_calls() {
     let cluster = Cluster::start(0, CHUNK).await;
     let client = cluster.client().await;

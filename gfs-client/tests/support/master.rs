@@ -48,6 +48,8 @@ pub struct Master {
     pub invalidations_acknowledged: AtomicU64,
     pub hellos: Mutex<Vec<v1::Hello>>,
     pub soft_times: AtomicU32,
+    /// Names that were looked up here.
+    pub lookups: AtomicU32,
     pub closes: Mutex<Vec<v1::CloseFile>>,
     pub lease_ms: AtomicU32,
     grants: Mutex<GrantTable>,
@@ -70,6 +72,7 @@ impl Master {
             invalidations_acknowledged: AtomicU64::new(0),
             hellos: Mutex::default(),
             soft_times: AtomicU32::new(0),
+            lookups: AtomicU32::new(0),
             closes: Mutex::default(),
             lease_ms: AtomicU32::new(10_000),
             grants: Mutex::new(GrantTable::new(GrantOptions { contended_ms: 50, ..GrantOptions::default() })),
@@ -171,6 +174,10 @@ impl Master {
         while self.state.lock().waits_for_shrink(&command.request) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        let made_in = match &command.request {
+            Request::Create { parent, .. } => Some(*parent),
+            _ => None,
+        };
         let id = command.id;
         let fresh = self.state.lock().replayed(id).is_none();
         let CommandReply::Client(reply) = self.apply(&Command::Client(command)) else { panic!("no client reply") };
@@ -181,7 +188,12 @@ impl Master {
         self.grants.lock().unblock(&touched);
         let grant = match &reply {
             Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } => {
-                self.grants.lock().grant(session, attributes.inode, Cached::Attributes, self.now_ms()).unwrap_or(0)
+                let mut items = vec![(attributes.inode, Cached::Attributes)];
+                items.extend(made_in.map(|parent| (parent, Cached::Entries)));
+                if made_in.is_some() && attributes.file_type == gfs_core::meta::request::FileType::Directory {
+                    items.push((attributes.inode, Cached::Entries));
+                }
+                self.grants.lock().grant_all(session, &items, self.now_ms()).unwrap_or(0)
             }
             _ => 0,
         };
@@ -205,6 +217,9 @@ impl Master {
     fn query(&self, session: SessionId, request: v1::QueryRequest) -> v1::QueryAnswer {
         let credentials = request.credentials.unwrap_or_default().into();
         let query = Query::try_from(request.kind.unwrap()).unwrap();
+        if matches!(query, Query::Lookup { .. }) {
+            self.lookups.fetch_add(1, Ordering::SeqCst);
+        }
         let state = self.state.lock();
         let answer = state.query(&credentials, &query);
         let mut shown = match &query {

@@ -5,7 +5,7 @@
 use super::Leader;
 use gfs_core::ids::{InodeId, SessionId};
 use gfs_core::meta::grants::Cached;
-use gfs_core::meta::request::{Answer, Attributes, Credentials, Query, Refusal, Reply, Request};
+use gfs_core::meta::request::{Answer, Attributes, Credentials, FileType, Query, Refusal, Reply, Request};
 
 impl Leader {
     /// Answers a query; the second part says for how many ms the answer may be cached.
@@ -40,7 +40,12 @@ impl Leader {
         let (now, items) = match named {
             Some((parent, name)) => {
                 let now = ask(&Query::Lookup { parent, name: name.clone() });
-                (now, vec![(parent, Cached::Entries), (attributes.inode, Cached::Attributes)])
+                let mut items = vec![(parent, Cached::Entries), (attributes.inode, Cached::Attributes)];
+                if attributes.file_type == FileType::Directory {
+                    // It is empty: its maker need not ask for absences.
+                    items.push((attributes.inode, Cached::Entries));
+                }
+                (now, items)
             }
             None => {
                 let now = ask(&Query::GetAttributes { inode: attributes.inode });
