@@ -6,6 +6,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The most parts that one system call takes.
 const IOV_MAX: usize = 1024;
@@ -15,6 +16,8 @@ const IOV_MAX: usize = 1024;
 pub(crate) struct ChunkFile {
     pub file: File,
     pub path: PathBuf,
+    /// The same file, opened with `O_DIRECT` when first needed.
+    direct: OnceLock<File>,
 }
 
 impl ChunkFile {
@@ -29,7 +32,17 @@ impl ChunkFile {
     fn with(path: &Path, flags: OFlags) -> Result<Self, StoreError> {
         let fd = rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
             .map_err(|e| StoreError::io("open", path, e))?;
-        Ok(Self { file: File::from(fd), path: path.to_owned() })
+        Ok(Self { file: File::from(fd), path: path.to_owned(), direct: OnceLock::new() })
+    }
+
+    /// The file past the page cache; only for [`super::direct`].
+    pub fn direct(&self) -> Result<&File, Errno> {
+        if let Some(opened) = self.direct.get() {
+            return Ok(opened);
+        }
+        let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&self.path, flags, Mode::empty())?;
+        Ok(self.direct.get_or_init(|| File::from(opened)))
     }
 
     /// Reads `length` bytes; what lies beyond the end of the file is zero.

@@ -12,6 +12,7 @@ mod chunk;
 mod codec;
 mod commit;
 mod copy;
+mod direct;
 mod disk;
 mod error;
 mod file;
