@@ -103,10 +103,11 @@ enum Verdict {
     Final(ClientError),
 }
 
-type Attempt<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// One of several futures of one task.
+pub(crate) type Attempt<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// The first of several futures to end, which is removed.
-async fn first_of<T>(attempts: &mut Vec<Attempt<'_, T>>) -> T {
+/// The first of several futures to end, which is removed. New ones are begun in their order.
+pub(crate) async fn first_of<T>(attempts: &mut Vec<Attempt<'_, T>>) -> T {
     std::future::poll_fn(|context| {
         for index in 0..attempts.len() {
             if let Poll::Ready(value) = attempts[index].as_mut().poll(context) {

@@ -13,6 +13,7 @@ mod view;
 mod write;
 
 use crate::client::Client;
+use crate::data::{Attempt, DataFailure};
 use crate::error::ClientError;
 use crate::limit::CallLimit;
 use gfs_core::ids::{ChunkHandle, InodeId};
@@ -51,8 +52,13 @@ impl Access {
     }
 }
 
-/// Largest piece of a read or write that goes over the wire at once.
-pub(crate) const PIECE: u64 = 1 << 20;
+/// Largest piece of a read or write that goes over the wire at once. The pieces of one request overlap: while one is stored, the
+/// next is on its way. Small enough for that, large enough that their count does not matter.
+pub(crate) const PIECE: u64 = 256 << 10;
+/// Pieces of one request that are under way at a time.
+pub(crate) const PIECES_AT_A_TIME: usize = 16;
+/// One piece under way.
+pub(crate) type Running<'a, T> = Attempt<'a, Result<T, DataFailure>>;
 /// Chunks written and not synced, beyond which some are synced in the background.
 const MAX_DIRTY: usize = 16_384;
 

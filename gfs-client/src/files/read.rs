@@ -2,14 +2,12 @@
 
 use super::split::{Span, index_of, spans};
 use super::view::{MAX_COUNT, View};
-use super::{OpenFile, Redo};
-use crate::client::Client;
-use crate::data::{DataFailure, Piece};
+use super::{OpenFile, PIECES_AT_A_TIME, Redo, Running};
+use crate::data::{DataFailure, Piece, first_of};
 use crate::error::ClientError;
 use crate::limit::CallContext;
 use bytes::{Bytes, BytesMut};
-use gfs_core::ids::InodeId;
-use tokio::task::JoinSet;
+use gfs_core::ids::{ChunkHandle, InodeId};
 
 /// Longest read that is answered in one go; a longer one comes back short, as read(2) may.
 const MAX_READ: u64 = 64 << 20;
@@ -64,29 +62,31 @@ impl OpenFile {
             };
         }
         let mut whole = BytesMut::zeroed(length as usize);
-        let mut reads = JoinSet::new();
-        for span in pieces {
-            let Some(handle) = view.chunks.get(&span.index).copied() else { continue };
-            let piece = Piece::new(self.inner.inode, handle);
-            reads.spawn(read_piece(client.clone(), piece, span, context.clone()));
-        }
-        while let Some(done) = reads.join_next().await {
-            let (span, bytes) = done.map_err(|_| ClientError::Closed)??;
+        let mut waiting = pieces.iter().filter_map(|span| Some((*span, *view.chunks.get(&span.index)?)));
+        let mut running: Vec<Running<'_, (Span, Bytes)>> = Vec::new();
+        loop {
+            let room = PIECES_AT_A_TIME - running.len();
+            let next = waiting.by_ref().take(room);
+            running.extend(next.map(|(span, handle)| Box::pin(self.read_piece(context, span, handle)) as _));
+            if running.is_empty() {
+                return Ok(whole.freeze());
+            }
+            let (span, bytes) = first_of(&mut running).await?;
             let start = span.at as usize;
             whole[start..start + bytes.len()].copy_from_slice(&bytes);
         }
-        Ok(whole.freeze())
     }
-}
 
-async fn read_piece(
-    client: Client,
-    piece: Piece,
-    span: Span,
-    context: CallContext,
-) -> Result<(Span, Bytes), DataFailure> {
-    let bytes = client.inner.data.read(piece, span.offset, span.length as u32, &context.limit).await?;
-    Ok((span, bytes))
+    async fn read_piece(
+        &self,
+        context: &CallContext,
+        span: Span,
+        handle: ChunkHandle,
+    ) -> Result<(Span, Bytes), DataFailure> {
+        let piece = Piece::new(self.inner.inode, handle);
+        let data = &self.client().inner.data;
+        Ok((span, data.read(piece, span.offset, span.length as u32, &context.limit).await?))
+    }
 }
 
 /// The next data or hole.
