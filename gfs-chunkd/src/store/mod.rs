@@ -126,6 +126,14 @@ impl Store {
         self.with(handle, |chunk| chunk.read_cached(offset, length))
     }
 
+    /// Has the operating system read a range that will be asked for soon. A hint: it answers nothing.
+    pub fn read_ahead(&self, handle: ChunkHandle, offset: u64, length: u64) {
+        let chunk = self.chunks.read().get(&handle).cloned();
+        if let Some(chunk) = chunk.filter(|chunk| chunk.disk.check().is_ok()) {
+            chunk.read_ahead(offset, length);
+        }
+    }
+
     /// Brings everything committed to stable storage; answers up to which sequence.
     pub fn sync(&self, handle: ChunkHandle) -> Result<Sequence, StoreError> {
         self.with(handle, |chunk| chunk.sync())

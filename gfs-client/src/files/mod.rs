@@ -21,7 +21,7 @@ use gfs_core::meta::request::Refusal;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// What a file is open for.
@@ -152,6 +152,8 @@ struct Handle {
     access: Access,
     state: Arc<FileState>,
     closed: AtomicBool,
+    /// Where the last read ended.
+    read_end: AtomicU64,
 }
 
 impl Handle {
@@ -187,7 +189,15 @@ impl OpenFile {
     pub(crate) fn new(client: Client, inode: InodeId, access: Access) -> Self {
         let state = client.inner.files.open(inode);
         Self {
-            inner: Arc::new(Handle { client, inode, counted: access, access, state, closed: AtomicBool::new(false) }),
+            inner: Arc::new(Handle {
+                client,
+                inode,
+                counted: access,
+                access,
+                state,
+                closed: AtomicBool::new(false),
+                read_end: AtomicU64::new(0),
+            }),
         }
     }
 
