@@ -4,6 +4,7 @@
 //! and to the next at once when one fails or is slow. This room knows chunks, not files.
 
 use crate::error::ClientError;
+use crate::files::PIECE;
 use crate::limit::CallLimit;
 use crate::locations::{Locations, Peer};
 use crate::session::{Call, DataOperation, Session};
@@ -17,7 +18,6 @@ use gfs_proto::v1::{self, DataReply, DataRequest, data_reply::Status, server_mes
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -29,6 +29,10 @@ const READ_TRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_s
 const WRITE_TRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 /// Pauses between attempts, first and longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+/// How far a member is told to read ahead, at least, in bytes.
+const AHEAD: u64 = 2 << 20;
+/// Bytes of the smallest read that says so: for smaller ones the operating system there reads ahead enough.
+const LEAST_AHEAD: u32 = 64 << 10;
 /// Rounds over all members that answered with damage, after which it is certain.
 const DAMAGED_ROUNDS: u32 = 3;
 
@@ -85,7 +89,6 @@ pub(crate) struct DataPath {
     pub(crate) pool: DataPool,
     pub(crate) session: Arc<Session>,
     pub(crate) locations: Arc<Locations>,
-    turn: AtomicU64,
 }
 
 /// What a member's answer means for a read.
@@ -103,10 +106,11 @@ enum Verdict {
     Final(ClientError),
 }
 
-type Attempt<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// One of several futures of one task.
+pub(crate) type Attempt<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// The first of several futures to end, which is removed.
-async fn first_of<T>(attempts: &mut Vec<Attempt<'_, T>>) -> T {
+/// The first of several futures to end, which is removed. New ones are begun in their order.
+pub(crate) async fn first_of<T>(attempts: &mut Vec<Attempt<'_, T>>) -> T {
     std::future::poll_fn(|context| {
         for index in 0..attempts.len() {
             if let Poll::Ready(value) = attempts[index].as_mut().poll(context) {
@@ -137,7 +141,7 @@ impl Backoff {
 
 impl DataPath {
     pub(crate) fn new(pool: DataPool, session: Arc<Session>, locations: Arc<Locations>) -> Self {
-        Self { pool, session, locations, turn: AtomicU64::new(0) }
+        Self { pool, session, locations }
     }
 
     // --- where a chunk is
@@ -192,15 +196,19 @@ impl DataPath {
 
     // --- reading
 
-    /// Reads a part of a chunk: exactly `length` bytes, which must not reach past the chunk's end.
+    /// Reads a part of a chunk: exactly `length` bytes, which must not reach past the chunk's end. `in_a_row`: the bytes behind
+    /// it will be read next.
     pub(crate) async fn read(
         &self,
         piece: Piece,
         offset: u64,
         length: u32,
+        in_a_row: bool,
         limit: &CallLimit,
     ) -> Result<Bytes, DataFailure> {
-        self.ask_members(piece, Op::Read(v1::Read { offset, length }), limit, |reply, payload| {
+        let members = self.locations.configuration(piece.handle).map_or(0, |known| known.members.len());
+        let ahead = if in_a_row && length >= LEAST_AHEAD { ahead(members) } else { 0 };
+        self.ask_members(piece, offset, Op::Read(v1::Read { offset, length, ahead }), limit, |reply, payload| {
             check_read(reply, payload, length)
         })
         .await
@@ -214,7 +222,7 @@ impl DataPath {
         hole: bool,
         limit: &CallLimit,
     ) -> Result<u64, DataFailure> {
-        let answer = self.ask_members(piece, Op::Seek(v1::Seek { offset, hole }), limit, |reply, _| {
+        let answer = self.ask_members(piece, offset, Op::Seek(v1::Seek { offset, hole }), limit, |reply, _| {
             Ok(Bytes::copy_from_slice(&reply.offset.to_be_bytes()))
         });
         let bytes: [u8; 8] = answer.await?.as_ref().try_into().unwrap_or([0xff; 8]);
@@ -224,14 +232,17 @@ impl DataPath {
     async fn ask_members(
         &self,
         piece: Piece,
+        offset: u64,
         op: Op,
         limit: &CallLimit,
         check: impl Fn(&DataReply, Bytes) -> Result<Bytes, &'static str> + Sync,
     ) -> Result<Bytes, DataFailure> {
         let (mut backoff, mut per_try, mut damaged_rounds) = (Backoff::new(), READ_TRY.0, 0);
+        // Always the same member for the same bytes, so that it can read ahead; another client begins with another one.
+        let turn = self.session.id().wrapping_add(piece.handle.0).wrapping_add(offset / PIECE);
         loop {
             let configuration = self.configuration(piece.handle, limit).await?;
-            let round = self.read_round(piece, &op, &configuration, limit.within_limit(per_try), &check);
+            let round = self.read_round(piece, turn, &op, &configuration, limit.within_limit(per_try), &check);
             match limit.run("read", round).await? {
                 Round::Bytes(bytes) => return Ok(bytes),
                 Round::Final(error) => return Err(error.into()),
@@ -257,12 +268,12 @@ impl DataPath {
     async fn read_round(
         &self,
         piece: Piece,
+        turn: u64,
         op: &Op,
         configuration: &Configuration,
         deadline: Instant,
         check: &(impl Fn(&DataReply, Bytes) -> Result<Bytes, &'static str> + Sync),
     ) -> Round {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut waiting = self.locations.order(configuration, turn).into_iter();
         let mut running: Vec<Attempt<'_, (ServerId, Verdict)>> = Vec::new();
         let (mut suspects, mut reason, mut all_damaged) = (Vec::new(), Arc::from("no member has an address"), true);
@@ -456,6 +467,12 @@ fn read_verdict(
     }
 }
 
+/// How far behind a piece its member is asked again when the pieces go to the members in turn, at least [`AHEAD`] bytes; 0 is not known.
+fn ahead(members: usize) -> u32 {
+    let round = members as u64 * PIECE;
+    if round == 0 { 0 } else { u32::try_from(AHEAD.next_multiple_of(round)).unwrap_or(0) }
+}
+
 /// Verifies the checksums of a read. The payload is exactly what was asked, or it is damaged.
 fn check_read(reply: &DataReply, payload: Bytes, length: u32) -> Result<Bytes, &'static str> {
     if payload.len() != length as usize {
@@ -491,6 +508,16 @@ mod tests {
         assert!(check_read(&damaged, data.clone(), 8192).is_err());
         let odd = DataReply { block_crcs: vec![block; 3], ..DataReply::default() };
         assert!(check_read(&odd, data, 8192).is_err());
+    }
+
+    #[test]
+    fn a_member_reads_ahead_what_it_will_be_asked_itself() {
+        for members in 1..=9 {
+            let distance = u64::from(ahead(members));
+            assert!(distance >= AHEAD);
+            assert_eq!(distance / PIECE % members as u64, 0, "{members} members");
+        }
+        assert_eq!(ahead(0), 0);
     }
 
     #[tokio::test]

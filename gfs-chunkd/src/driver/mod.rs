@@ -40,6 +40,8 @@ const CONFIRM_AT_A_TIME: usize = 1000;
 const CONFIRM_LIMIT: Duration = Duration::from_secs(10);
 /// Reconfigurations that are asked for at a time.
 const QUESTIONS: usize = 64;
+/// Ranges that are read ahead of their readers at a time.
+const AHEAD: usize = 16;
 /// Chunks that this server may hold.
 const MAX_SLOTS: usize = 4_000_000;
 
@@ -81,6 +83,7 @@ pub struct Driver {
     pub zeroing: Mutex<BTreeSet<(ChunkHandle, u32)>>,
     pub(crate) pool: DataPool,
     pub(crate) fills: Semaphore,
+    pub(crate) ahead: Arc<Semaphore>,
     questions: Semaphore,
     runtime: Handle,
     slots: RwLock<HashMap<ChunkHandle, Arc<Slot>>>,
@@ -102,6 +105,7 @@ impl Driver {
             zeroing: Mutex::default(),
             pool: parts.pool,
             fills: Semaphore::new(parts.parallel_fills.max(1)),
+            ahead: Arc::new(Semaphore::new(AHEAD)),
             questions: Semaphore::new(QUESTIONS),
             runtime: Handle::current(),
             slots: RwLock::new(slots),

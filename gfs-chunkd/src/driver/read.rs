@@ -5,7 +5,7 @@ use super::{Driver, wire};
 use crate::store::{BLOCK, StoreError};
 use bytes::Bytes;
 use gfs_core::ids::{Epoch, ServerId};
-use gfs_core::replica::{Event, ReadPlan, Status};
+use gfs_core::replica::{Event, ReadPlan, Role, Status};
 use gfs_net::Responder;
 use gfs_proto::v1::{self, data_reply};
 use std::sync::Arc;
@@ -58,6 +58,19 @@ impl Driver {
         let plan = state.replica.plan_read(epoch, offset, length);
         drop(state);
         self.planned(slot, epoch, kind, plan, responder, false);
+    }
+
+    /// Brings what the reader will ask next into the page cache. Only a hint: it is dropped when there are many.
+    pub fn read_ahead(self: &Arc<Self>, slot: &Slot, read: v1::Read) {
+        if read.ahead == 0 || slot.role() == Role::Outside {
+            return;
+        }
+        let Ok(permit) = self.ahead.clone().try_acquire_owned() else { return };
+        let (driver, handle) = (self.clone(), slot.handle);
+        self.spawn_blocking(move || {
+            driver.store.read_ahead(handle, read.offset.saturating_add(read.ahead.into()), read.length.into());
+            drop(permit);
+        });
     }
 
     fn range(&self, kind: ReadKind) -> (u64, u64) {

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 /// Jobs that may wait for one replica; beyond it requests are answered BUSY.
 pub const MAX_JOBS: usize = 2048;
-/// A payload beyond this is not handled on a task's thread: copying it takes longer than a hand-over.
+/// A payload of so many bytes is not handled on a task's thread: storing it takes longer than a hand-over.
 pub const LIGHT: usize = 64 * 1024;
 
 /// Nobody waits longer for an outcome: the answer is then TIMED_OUT, and a repeat finds out what became of it.
@@ -85,8 +85,8 @@ impl Job {
     /// Whether it takes longer than a task may be held up.
     pub fn is_heavy(&self) -> bool {
         match self {
-            Self::Mutate(mutate) => mutate.payload.len() > LIGHT,
-            Self::Peer { payload, .. } => payload.len() > LIGHT,
+            Self::Mutate(mutate) => mutate.payload.len() >= LIGHT,
+            Self::Peer { payload, .. } => payload.len() >= LIGHT,
             Self::Copy { .. } | Self::Delete { .. } | Self::Assigned(..) => true,
             _ => false,
         }

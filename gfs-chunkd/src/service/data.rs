@@ -250,7 +250,8 @@ fn admit(driver: &Arc<Driver>, slot: &Arc<Slot>, incoming: Incoming) {
     let (mutation, crc) = match request.op {
         Some(Op::Read(read)) => {
             let kind = ReadKind::Bytes { offset: read.offset, length: read.length };
-            return driver.read(slot, epoch, kind, responder);
+            driver.read(slot, epoch, kind, responder);
+            return driver.read_ahead(slot, read);
         }
         Some(Op::Seek(seek)) => {
             let kind = ReadKind::Seek { offset: seek.offset, hole: seek.hole };

@@ -215,7 +215,7 @@ impl Chunk {
             if parts.is_empty() {
                 file.punch(offset, run.len() as u64 * BLOCK)?;
             } else {
-                file.write(offset, &parts)?;
+                self.disk.direct.write_blocks(&file, offset, &parts)?;
             }
         }
         for run in blocks.chunk_by(|a, b| a.0 + 1 == b.0) {

@@ -76,7 +76,7 @@ impl Chunk {
                 file.punch(offset, run.len() as u64 * BLOCK)?;
             } else {
                 let parts: Vec<&[u8]> = run.iter().map(|(_, _, piece)| *piece).collect();
-                file.write(offset, &parts)?;
+                self.disk.direct.write_blocks(&file, offset, &parts)?;
             }
         }
         self.write_entries(&file, first, blocks)?;

@@ -1,5 +1,6 @@
 //! One data directory: its journal, its open files, its space, and whether it is in service.
 
+use super::direct::Direct;
 use super::error::StoreError;
 use super::file::ChunkFile;
 use super::identity::{DiskIdentity, sync_dir};
@@ -37,6 +38,8 @@ pub(crate) struct Disk {
     failed: AtomicBool,
     reason: Mutex<Option<Arc<str>>>,
     files: Mutex<LruCache<ChunkHandle, Arc<ChunkFile>>>,
+    /// Writes of many bytes.
+    pub direct: Direct,
     /// Committed bytes in memory that wait to be put in place.
     pub overlay: AtomicU64,
     /// Directories with creations and removals that are not durable yet.
@@ -62,6 +65,7 @@ impl Disk {
         let open_files = NonZeroUsize::new(options.open_files).unwrap_or(NonZeroUsize::MIN);
         let stat = rustix::fs::statvfs(path).map_err(|e| StoreError::io("statvfs", path, e))?;
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+        let direct = Direct::new(options.direct_bytes);
         let reserve = options.reserve.unwrap_or((1 << 30).min(total / 100).max(4 * options.segment_bytes));
         Ok(Self {
             path: path.to_owned(),
@@ -75,6 +79,7 @@ impl Disk {
             failed: AtomicBool::new(false),
             reason: Mutex::new(None),
             files: Mutex::new(LruCache::new(open_files)),
+            direct,
             overlay: AtomicU64::new(0),
             touched: Mutex::new(BTreeSet::new()),
             slots: Mutex::new(BTreeSet::new()),

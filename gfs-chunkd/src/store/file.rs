@@ -1,20 +1,27 @@
 //! Reading and writing chunk files: whole ranges, short counts and interrupts handled, errors with their path.
 
 use super::error::StoreError;
-use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::fs::{Advice, FallocateFlags, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The most parts that one system call takes.
 const IOV_MAX: usize = 1024;
+
+/// What the operating system reads at once by itself, in bytes.
+const READ_AHEAD: usize = 128 << 10;
 
 /// An open chunk file.
 #[derive(Debug)]
 pub(crate) struct ChunkFile {
     pub file: File,
     pub path: PathBuf,
+    /// The same file, opened with `O_DIRECT` when first needed.
+    direct: OnceLock<File>,
 }
 
 impl ChunkFile {
@@ -29,12 +36,26 @@ impl ChunkFile {
     fn with(path: &Path, flags: OFlags) -> Result<Self, StoreError> {
         let fd = rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
             .map_err(|e| StoreError::io("open", path, e))?;
-        Ok(Self { file: File::from(fd), path: path.to_owned() })
+        Ok(Self { file: File::from(fd), path: path.to_owned(), direct: OnceLock::new() })
+    }
+
+    /// The file past the page cache; only for [`super::direct`].
+    pub fn direct(&self) -> Result<&File, Errno> {
+        if let Some(opened) = self.direct.get() {
+            return Ok(opened);
+        }
+        let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&self.path, flags, Mode::empty())?;
+        Ok(self.direct.get_or_init(|| File::from(opened)))
     }
 
     /// Reads `length` bytes; what lies beyond the end of the file is zero.
     pub fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, StoreError> {
         let mut bytes = Vec::with_capacity(length);
+        if length > READ_AHEAD {
+            // All of it at once, instead of one window of the system's own read-ahead after the other.
+            self.will_need(offset, length as u64);
+        }
         while bytes.len() < length {
             let at = offset + bytes.len() as u64;
             match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut bytes), at) {
@@ -46,6 +67,12 @@ impl ChunkFile {
         // The vector may have got more room than was asked for.
         bytes.truncate(length);
         Ok(bytes)
+    }
+
+    /// Has the operating system begin to read a range; does not wait for it.
+    pub fn will_need(&self, offset: u64, length: u64) {
+        // Advice that is not taken does no harm.
+        let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(length), Advice::WillNeed);
     }
 
     /// The same for what is in the page cache; `None` if it is not, or the end of the file is reached.

@@ -12,6 +12,7 @@ mod chunk;
 mod codec;
 mod commit;
 mod copy;
+mod direct;
 mod disk;
 mod error;
 mod file;
@@ -123,6 +124,14 @@ impl Store {
     /// Like `read`, but `Ok(None)` when it would have to wait for the disk or for a lock.
     pub fn read_cached(&self, handle: ChunkHandle, offset: u64, length: u64) -> Result<Option<ReadOut>, StoreError> {
         self.with(handle, |chunk| chunk.read_cached(offset, length))
+    }
+
+    /// Has the operating system read a range that will be asked for soon. A hint: it answers nothing.
+    pub fn read_ahead(&self, handle: ChunkHandle, offset: u64, length: u64) {
+        let chunk = self.chunks.read().get(&handle).cloned();
+        if let Some(chunk) = chunk.filter(|chunk| chunk.disk.check().is_ok()) {
+            chunk.read_ahead(offset, length);
+        }
     }
 
     /// Brings everything committed to stable storage; answers up to which sequence.

@@ -15,7 +15,6 @@ use gfs_core::ids::Sequence;
 use gfs_core::replica::{OperationRecord, PreparedWrite, WriteKind};
 use std::sync::atomic::Ordering;
 
-const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
 /// Sequences are stored in 48 bits.
 const MAX_SEQUENCE: u64 = (1 << 48) - 1;
 /// The largest payload of one write.
@@ -118,12 +117,11 @@ impl Chunk {
         let write = &prepared.write;
         let landed = &data[(prepared.landed - write.offset) as usize..];
         let front = (prepared.landed % BLOCK) as usize;
-        let back = (write.end().next_multiple_of(BLOCK) - write.end()) as usize;
         let infos: Vec<BlockInfo> =
             landed_crcs(landed, front).into_iter().map(|crc| BlockInfo { version: write.version, crc }).collect();
         debug_assert_eq!(infos.len(), blocks.len());
         let file = self.file()?;
-        file.write(u64::from(blocks.start) * BLOCK, &[&ZEROS[..front], landed, &ZEROS[..back]])?;
+        self.disk.direct.write_padded(&file, prepared.landed, landed)?;
         self.write_entries(&file, blocks.start, &infos)?;
         state.landed_dirty = true;
         state.changes += 1;

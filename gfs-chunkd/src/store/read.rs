@@ -40,6 +40,17 @@ impl Chunk {
         Ok(Some(cut(&range, state.length, infos, bytes)))
     }
 
+    /// Starts to read a range into the page cache. See `Store::read_ahead`.
+    pub fn read_ahead(&self, offset: u64, length: u64) {
+        let end = self.state.read().length;
+        let length = length.min(end.saturating_sub(offset));
+        if length > 0
+            && let Ok(file) = self.file()
+        {
+            file.will_need(offset, length);
+        }
+    }
+
     fn range(&self, offset: u64, length: u64) -> Result<Range<u64>, StoreError> {
         let size = self.geometry().chunk_size;
         if offset > size {

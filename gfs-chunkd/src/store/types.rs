@@ -25,6 +25,8 @@ pub struct StoreOptions {
     /// A write of fewer bytes goes with its data through the journal even where it could land in place, so
     /// that a sync of it costs one journal fsync that is shared with other chunks.
     pub land_bytes: u64,
+    /// So many bytes or more that are put in place at once bypass the page cache.
+    pub direct_bytes: u64,
     /// Committed bytes that wait in memory to be put in place, a disk, before writers have to help.
     pub overlay_bytes: u64,
     /// A chunk that was not written for this long is made clean by `tick`, so that a power cut does not make it suspect.
@@ -44,6 +46,7 @@ impl Default for StoreOptions {
             journal_bytes: 256 << 20,
             segment_bytes: 32 << 20,
             land_bytes: 64 << 10,
+            direct_bytes: 64 << 10,
             overlay_bytes: 64 << 20,
             linger: Duration::from_secs(20),
             open_files: 1024,

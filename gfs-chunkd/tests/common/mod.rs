@@ -203,7 +203,7 @@ impl Cluster {
     /// One try to read at one server.
     pub async fn read_once(&self, number: u32, handle: u64, offset: u64, length: u32) -> Result<Bytes, Status> {
         let epoch = self.master.configuration(handle).epoch;
-        let op = Some(Op::Read(v1::Read { offset, length }));
+        let op = Some(Op::Read(v1::Read { offset, length, ahead: 0 }));
         let request = v1::DataRequest { handle, epoch, op, ..v1::DataRequest::default() };
         let Some((reply, data)) = self.ask(number, request, Bytes::new()).await else {
             return Err(Status::TimedOut);

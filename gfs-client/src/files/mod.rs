@@ -13,6 +13,7 @@ mod view;
 mod write;
 
 use crate::client::Client;
+use crate::data::{Attempt, DataFailure};
 use crate::error::ClientError;
 use crate::limit::CallLimit;
 use gfs_core::ids::{ChunkHandle, InodeId};
@@ -20,7 +21,7 @@ use gfs_core::meta::request::Refusal;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// What a file is open for.
@@ -51,8 +52,13 @@ impl Access {
     }
 }
 
-/// Largest piece of a read or write that goes over the wire at once.
-pub(crate) const PIECE: u64 = 1 << 20;
+/// Largest piece of a read or write that goes over the wire at once. The pieces of one request overlap: while one is stored, the
+/// next is on its way. Small enough for that, large enough that their count does not matter.
+pub(crate) const PIECE: u64 = 256 << 10;
+/// Pieces of one request that are under way at a time.
+pub(crate) const PIECES_AT_A_TIME: usize = 16;
+/// One piece under way.
+pub(crate) type Running<'a, T> = Attempt<'a, Result<T, DataFailure>>;
 /// Chunks written and not synced, beyond which some are synced in the background.
 const MAX_DIRTY: usize = 16_384;
 
@@ -146,6 +152,8 @@ struct Handle {
     access: Access,
     state: Arc<FileState>,
     closed: AtomicBool,
+    /// Where the last read ended.
+    read_end: AtomicU64,
 }
 
 impl Handle {
@@ -181,7 +189,15 @@ impl OpenFile {
     pub(crate) fn new(client: Client, inode: InodeId, access: Access) -> Self {
         let state = client.inner.files.open(inode);
         Self {
-            inner: Arc::new(Handle { client, inode, counted: access, access, state, closed: AtomicBool::new(false) }),
+            inner: Arc::new(Handle {
+                client,
+                inode,
+                counted: access,
+                access,
+                state,
+                closed: AtomicBool::new(false),
+                read_end: AtomicU64::new(0),
+            }),
         }
     }
 

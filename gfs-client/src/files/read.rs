@@ -2,14 +2,13 @@
 
 use super::split::{Span, index_of, spans};
 use super::view::{MAX_COUNT, View};
-use super::{OpenFile, Redo};
-use crate::client::Client;
-use crate::data::{DataFailure, Piece};
+use super::{OpenFile, PIECES_AT_A_TIME, Redo, Running};
+use crate::data::{DataFailure, Piece, first_of};
 use crate::error::ClientError;
 use crate::limit::CallContext;
 use bytes::{Bytes, BytesMut};
-use gfs_core::ids::InodeId;
-use tokio::task::JoinSet;
+use gfs_core::ids::{ChunkHandle, InodeId};
+use std::sync::atomic::Ordering;
 
 /// Longest read that is answered in one go; a longer one comes back short, as read(2) may.
 const MAX_READ: u64 = 64 << 20;
@@ -26,6 +25,7 @@ impl OpenFile {
         if length == 0 || offset >= i64::MAX as u64 || offset / chunk_size >= u64::from(u32::MAX) {
             return Ok(Bytes::new());
         }
+        let in_a_row = self.inner.read_end.swap(offset + length, Ordering::Relaxed) == offset;
         let mut redo = Redo::new();
         loop {
             let last = index_of(offset + length - 1, chunk_size);
@@ -35,7 +35,7 @@ impl OpenFile {
                 return Ok(Bytes::new());
             }
             let _budget = self.client().budget(length, &context.limit).await?;
-            match self.read_view(context, &view, offset, length).await {
+            match self.read_view(context, &view, offset, length, in_a_row).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(DataFailure::Gone) => self.forget_view(),
                 Err(DataFailure::NoSpace) => return Err(ClientError::malformed("no space for a read")),
@@ -51,42 +51,43 @@ impl OpenFile {
         view: &View,
         offset: u64,
         length: u64,
+        in_a_row: bool,
     ) -> Result<Bytes, DataFailure> {
         let client = self.client();
         let pieces: Vec<Span> = spans(offset, length, client.inner.chunk_size).flat_map(Span::pieces).collect();
         if let [only] = pieces[..] {
             return match view.chunks.get(&only.index) {
-                Some(handle) => {
-                    let piece = Piece::new(self.inner.inode, *handle);
-                    client.inner.data.read(piece, only.offset, only.length as u32, &context.limit).await
-                }
+                Some(handle) => Ok(self.read_piece(context, only, *handle, in_a_row).await?.1),
                 None => Ok(Bytes::from(vec![0; only.length as usize])),
             };
         }
         let mut whole = BytesMut::zeroed(length as usize);
-        let mut reads = JoinSet::new();
-        for span in pieces {
-            let Some(handle) = view.chunks.get(&span.index).copied() else { continue };
-            let piece = Piece::new(self.inner.inode, handle);
-            reads.spawn(read_piece(client.clone(), piece, span, context.clone()));
-        }
-        while let Some(done) = reads.join_next().await {
-            let (span, bytes) = done.map_err(|_| ClientError::Closed)??;
+        let mut waiting = pieces.iter().filter_map(|span| Some((*span, *view.chunks.get(&span.index)?)));
+        let mut running: Vec<Running<'_, (Span, Bytes)>> = Vec::new();
+        loop {
+            let room = PIECES_AT_A_TIME - running.len();
+            let next = waiting.by_ref().take(room);
+            running.extend(next.map(|(span, handle)| Box::pin(self.read_piece(context, span, handle, in_a_row)) as _));
+            if running.is_empty() {
+                return Ok(whole.freeze());
+            }
+            let (span, bytes) = first_of(&mut running).await?;
             let start = span.at as usize;
             whole[start..start + bytes.len()].copy_from_slice(&bytes);
         }
-        Ok(whole.freeze())
     }
-}
 
-async fn read_piece(
-    client: Client,
-    piece: Piece,
-    span: Span,
-    context: CallContext,
-) -> Result<(Span, Bytes), DataFailure> {
-    let bytes = client.inner.data.read(piece, span.offset, span.length as u32, &context.limit).await?;
-    Ok((span, bytes))
+    async fn read_piece(
+        &self,
+        context: &CallContext,
+        span: Span,
+        handle: ChunkHandle,
+        in_a_row: bool,
+    ) -> Result<(Span, Bytes), DataFailure> {
+        let piece = Piece::new(self.inner.inode, handle);
+        let data = &self.client().inner.data;
+        Ok((span, data.read(piece, span.offset, span.length as u32, in_a_row, &context.limit).await?))
+    }
 }
 
 /// The next data or hole.

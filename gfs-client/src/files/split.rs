@@ -16,12 +16,15 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// The span in parts of at most [`PIECE`] that do not cross a multiple of it, so that whole blocks stay whole.
+    /// The span in parts of at most [`PIECE`]. Several do not cross a multiple of it, so that whole blocks stay whole.
     pub(crate) fn pieces(self) -> impl Iterator<Item = Span> {
         let mut done = 0;
         std::iter::from_fn(move || {
             let offset = self.offset + done;
-            let length = (PIECE - offset % PIECE).min(self.length - done);
+            let length = match self.length {
+                ..=PIECE => self.length - done,
+                _ => (PIECE - offset % PIECE).min(self.length - done),
+            };
             let piece = Span { offset, length, at: self.at + done, ..self };
             done += length;
             (length > 0).then_some(piece)
@@ -69,6 +72,8 @@ mod tests {
         let span = Span { index: 3, offset: PIECE - 10, length: PIECE + 20, at: 5 };
         let cut: Vec<(u64, u64, u64)> = span.pieces().map(|p| (p.offset, p.length, p.at)).collect();
         assert_eq!(cut, [(PIECE - 10, 10, 5), (PIECE, PIECE, 15), (2 * PIECE, 10, 15 + PIECE)]);
+        let short = Span { length: PIECE, ..span };
+        assert_eq!(short.pieces().collect::<Vec<_>>(), [short]);
     }
 
     #[test]

@@ -5,9 +5,9 @@
 
 use super::split::{Span, index_of, spans};
 use super::view::{MAX_COUNT, View};
-use super::{FileState, Filling, OpenFile, Redo};
+use super::{FileState, Filling, OpenFile, PIECES_AT_A_TIME, Redo, Running};
 use crate::client::Client;
-use crate::data::{Changed, DataFailure, Piece};
+use crate::data::{Changed, DataFailure, Piece, first_of};
 use crate::error::ClientError;
 use crate::limit::CallContext;
 use crate::session::Call;
@@ -19,7 +19,6 @@ use gfs_proto::v1::{self, data_request::Op, request::Kind, server_message::Body 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::task::JoinSet;
 
 /// Most bytes that are written as one; a longer write is several, one after the other.
 const MAX_WRITE: u64 = 64 << 20;
@@ -333,29 +332,27 @@ type Todo = (Piece, u64, Bytes);
 
 async fn run_pieces(client: &Client, context: &CallContext, todo: &[Todo]) -> Result<Written, DataFailure> {
     let mut written = Written::default();
-    if let [only] = todo {
-        let (handle, changed) = write_piece(client.clone(), context.clone(), only.clone()).await?;
+    let mut waiting = todo.iter();
+    // All on one task, so that the pieces reach the primary in their order: only what comes after all else lands in place at once.
+    let mut running: Vec<Running<'_, (ChunkHandle, Changed)>> = Vec::new();
+    loop {
+        let room = PIECES_AT_A_TIME - running.len();
+        running.extend(waiting.by_ref().take(room).map(|one| Box::pin(write_piece(client, context, one)) as _));
+        if running.is_empty() {
+            return Ok(written);
+        }
+        let (handle, changed) = first_of(&mut running).await?;
         written.add(handle, &changed);
-        return Ok(written);
     }
-    let mut writes = JoinSet::new();
-    for one in todo {
-        writes.spawn(write_piece(client.clone(), context.clone(), one.clone()));
-    }
-    while let Some(done) = writes.join_next().await {
-        let (handle, changed) = done.map_err(|_| ClientError::Closed)??;
-        written.add(handle, &changed);
-    }
-    Ok(written)
 }
 
 async fn write_piece(
-    client: Client,
-    context: CallContext,
-    (piece, offset, data): Todo,
+    client: &Client,
+    context: &CallContext,
+    (piece, offset, data): &Todo,
 ) -> Result<(ChunkHandle, Changed), DataFailure> {
     let operation = client.inner.session.data_operation();
-    let op = Op::Write(v1::Write { offset, crc: crc32c(&data) });
-    let changed = client.inner.data.change(piece, op, data, Some(&operation), &context.limit).await?;
+    let op = Op::Write(v1::Write { offset: *offset, crc: crc32c(data) });
+    let changed = client.inner.data.change(*piece, op, data.clone(), Some(&operation), &context.limit).await?;
     Ok((piece.handle, changed))
 }

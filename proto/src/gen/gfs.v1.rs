@@ -2570,13 +2570,15 @@ pub mod data_request {
     }
 }
 /// Reads whole checksum blocks that cover the range; the payload is exactly [offset, offset + length) cut at the chunk's
-/// end; bytes never written are zero.
+/// end; bytes never written are zero. ahead: [offset + ahead, offset + ahead + length) will be asked here soon; 0: not known.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Read {
     #[prost(uint64, tag = "1")]
     pub offset: u64,
     #[prost(uint32, tag = "2")]
     pub length: u32,
+    #[prost(uint32, tag = "3")]
+    pub ahead: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Write {

@@ -379,3 +379,35 @@ fn bytes_written_after_a_truncation_are_not_zeroed_by_it_later() {
     drop(store);
     assert_eq!(bytes(&open(dir.path()), chunk, 65_536, BIG as u64), vec![2; BIG]);
 }
+
+#[test]
+fn a_hint_to_read_ahead_is_harmless_wherever_it_points() {
+    let dir = scratch();
+    let store = open(dir.path());
+    let chunk = create(&store, 1);
+    let data: Vec<u8> = (0..200_000u32).map(|n| (n % 251) as u8).collect();
+    put(&store, chunk, 0, &data);
+    for (offset, length) in [(0, 4096), (100_000, 1 << 20), (200_000, 4096), (u64::MAX, u64::MAX), (0, 0)] {
+        store.read_ahead(chunk, offset, length);
+    }
+    store.read_ahead(handle(2), 0, 4096);
+    assert_eq!(bytes(&store, chunk, 0, 200_000), data);
+}
+
+#[test]
+fn a_large_write_at_an_odd_place_is_whole_after_a_restart() {
+    let dir = scratch();
+    let store = open(dir.path());
+    let chunk = create(&store, 1);
+    let data: Vec<u8> = (0..300_001u32).map(|n| (n % 253) as u8).collect();
+    // Head and tail go through the page cache, the blocks between them do not; then an overwrite goes over all of them.
+    put(&store, chunk, 5_003, &data);
+    put(&store, chunk, 9_000, &[7; 100_000]);
+    let mut expected = vec![0; 5_003];
+    expected.extend_from_slice(&data);
+    expected[9_000..109_000].fill(7);
+    assert_eq!(bytes(&store, chunk, 0, 305_004), expected);
+    store.sync(chunk).unwrap();
+    drop(store);
+    assert_eq!(bytes(&open(dir.path()), chunk, 0, 305_004), expected);
+}

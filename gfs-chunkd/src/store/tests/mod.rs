@@ -31,6 +31,7 @@ pub(super) fn options(dir: &Path) -> StoreOptions {
         journal_bytes: 4 << 20,
         segment_bytes: 1 << 20,
         land_bytes: 16 << 10,
+        direct_bytes: 16 << 10,
         overlay_bytes: 1 << 20,
         linger: Duration::from_secs(3600),
         open_files: 4,
