@@ -306,6 +306,31 @@ async fn holes_and_data_are_found_and_ranges_zeroed() {
 }
 
 #[tokio::test]
+async fn filled_and_punched_holes_are_told_at_once_and_overwrites_are_not() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let (one, two) = (cluster.client().await, cluster.client().await);
+    let blocks = async |client: &Client, file: &OpenFile| {
+        client.get_attributes(&call(), file.inode()).await.unwrap().0.allocated / 4096
+    };
+    let file = create(&one, b"f").await;
+    file.write(&call(), 2 * CHUNK - 1, pattern(0, 2), false).await.unwrap();
+    assert_eq!(blocks(&two, &file).await, 2);
+    let other = open(&two, &file).await;
+    let applied = || cluster.master.applied.lock().len();
+    for (writer, at, length, more) in [(&other, 2 * CHUNK - 1, 1, 0), (&other, CHUNK, 8192, 1), (&file, CHUNK, 100, 0)]
+    {
+        let before = applied();
+        writer.write(&call(), at, pattern(at, length), false).await.unwrap();
+        assert_eq!(applied() - before, more, "{length} bytes at {at}");
+    }
+    assert_eq!((blocks(&one, &file).await, blocks(&two, &file).await), (4, 4));
+    file.zero_range(&call(), CHUNK, 5000, true).await.unwrap();
+    assert_eq!((blocks(&one, &file).await, blocks(&two, &file).await), (3, 3));
+    file.append(&call(), pattern(0, 4096), false).await.unwrap();
+    assert_eq!(blocks(&two, &file).await, 4, "the last block and another");
+}
+
+#[tokio::test]
 async fn a_full_server_is_passed_over_for_new_chunks_and_told_for_old_ones() {
     let cluster = Cluster::start(2, CHUNK).await;
     let client = cluster.client().await;

@@ -101,7 +101,9 @@ impl Record<'_> {
         match self.tail(&view)? {
             Tail::Missing { index, offset } => self.start_chunk(&view, index, offset).await,
             Tail::Attached { index, handle, offset } => match self.place(handle, offset, &self.data).await {
-                Ok(Placed::At { offset, cut }) => self.commit_at(UsedChunk { index, handle, cut }, offset).await,
+                Ok(Placed::At { offset, cut }) => {
+                    self.commit_at(UsedChunk { index, handle, cut, stored: None }, offset).await
+                }
                 Ok(Placed::NoRoom { tail }) => self.cross(index, handle, tail, watch).await,
                 Err(failure) => self.file.failed(failure, &[]),
             },

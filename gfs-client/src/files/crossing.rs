@@ -135,7 +135,7 @@ impl Record<'_> {
         {
             return self.file.failed(failure, &fresh);
         }
-        let mut used = vec![UsedChunk { index: claim.index, handle: claim.handle, cut: claim.cut }];
+        let mut used = vec![UsedChunk { index: claim.index, handle: claim.handle, cut: claim.cut, stored: None }];
         used.extend(view.chunks.get(&next).and_then(|handle| written.used(next, *handle)));
         let start = u64::from(claim.index) * self.chunk_size() + claim.from;
         let commit =
@@ -201,7 +201,7 @@ impl OpenFile {
             // The next attempt takes another chunk.
             return self.failed::<()>(failure, &[]).map(|_| false);
         }
-        let used = vec![UsedChunk { index: tail.0, handle: tail.1, cut: Epoch(0) }];
+        let used = vec![UsedChunk { index: tail.0, handle: tail.1, cut: Epoch(0), stored: None }];
         let commit = Commit { attach: &[empty], used, min_size: None, clear_suid: false };
         Ok(matches!(self.commit(context, commit).await?, Attempt::Done(())))
     }

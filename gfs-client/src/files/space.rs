@@ -75,10 +75,10 @@ impl OpenFile {
                 Err(failure) => return self.failed(failure, &[]),
             }
             // A cut before or after makes no difference: it leaves zeros too.
-            used.push(UsedChunk { index: part.index, handle, cut: Epoch(u32::MAX) });
+            used.push(UsedChunk { index: part.index, handle, cut: Epoch(u32::MAX), stored: None });
         }
         let grows = !keep_size && end > view.attributes.size;
-        if grows || moved {
+        if grows || moved || self.has_untold(&view) {
             let commit = Commit { attach: &[], used, min_size: grows.then_some(end), clear_suid: false };
             return self.commit(context, commit).await;
         }

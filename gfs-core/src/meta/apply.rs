@@ -48,8 +48,8 @@ impl State {
             Command::Reconfigure { handle, expected, next } => {
                 CommandReply::Configuration(self.reconfigure(*handle, *expected, next))
             }
-            Command::FinishShrink { inode, handle, epoch } => {
-                self.finish_shrink(*inode, *handle, *epoch);
+            Command::FinishShrink { inode, handle, epoch, stored } => {
+                self.finish_shrink(*inode, *handle, *epoch, *stored);
                 CommandReply::Done
             }
             Command::ReapOrphans { inodes } => {

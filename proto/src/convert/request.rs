@@ -97,7 +97,10 @@ fn changes_in(from: v1::SetAttributes) -> Result<core::AttributeChanges, Convert
 }
 
 fn indexed_out(chunks: &[(u32, ChunkHandle)]) -> Vec<v1::IndexedChunk> {
-    chunks.iter().map(|(index, handle)| v1::IndexedChunk { index: *index, handle: handle.0, cut: 0 }).collect()
+    chunks
+        .iter()
+        .map(|(index, handle)| v1::IndexedChunk { index: *index, handle: handle.0, ..Default::default() })
+        .collect()
 }
 
 fn indexed_in(chunks: Vec<v1::IndexedChunk>) -> Vec<(u32, ChunkHandle)> {
@@ -105,11 +108,13 @@ fn indexed_in(chunks: Vec<v1::IndexedChunk>) -> Vec<(u32, ChunkHandle)> {
 }
 
 fn used_out(used: &core::UsedChunk) -> v1::IndexedChunk {
-    v1::IndexedChunk { index: used.index, handle: used.handle.0, cut: used.cut.0 }
+    let stored = used.stored.map(Into::into);
+    v1::IndexedChunk { index: used.index, handle: used.handle.0, cut: used.cut.0, stored }
 }
 
 fn used_in(used: v1::IndexedChunk) -> core::UsedChunk {
-    core::UsedChunk { index: used.index, handle: ChunkHandle(used.handle), cut: Epoch(used.cut) }
+    let stored = used.stored.map(Into::into);
+    core::UsedChunk { index: used.index, handle: ChunkHandle(used.handle), cut: Epoch(used.cut), stored }
 }
 
 fn rename_mode_in(value: u32) -> Result<core::RenameMode, ConvertError> {
