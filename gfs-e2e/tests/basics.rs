@@ -101,6 +101,9 @@ fn what_a_file_occupies_follows_writes_holes_and_truncation() {
     assert_eq!(kib(), 4 + 512 + 4);
     shell(&mount, "cat blocks blocks > dense");
     assert_eq!(fs::metadata(mount.join("dense")).unwrap().blocks() / 2, 2 * (70 * 1024 + 4));
+    shell(&mount, "fallocate -l 10M promised && test $(du -k promised | cut -f1) = 10240 && truncate -s 1M promised");
+    shell(&mount, "test $(du -k promised | cut -f1) = 1024 && cp promised copy && cmp promised copy");
+    shell(&mount, "fallocate -p -o 0 -l 512K promised && test $(du -k promised | cut -f1) = 512");
     drop(file);
     cluster.gfs_ok(&["down", "--dir", cluster.dir().to_str().unwrap()]);
     cluster.up();

@@ -30,6 +30,7 @@ async fn file(client: &mut Client) -> (InodeId, ChunkHandle, v1::Configuration) 
         used: Vec::new(),
         min_size: Some(1_000),
         clear_suid: false,
+        space: None,
     };
     assert_eq!(client.mutate(commit).await.refusal, 0);
     (inode, handle, chunk.configuration.unwrap())

@@ -89,6 +89,7 @@ fn requests() -> Vec<Request> {
             ],
             min_size: Some(0),
             clear_suid: true,
+            space: Some(Space { from: 0, to: u64::MAX, promised: true }),
         },
         Request::TouchAccess { inode },
         Request::Barrier,

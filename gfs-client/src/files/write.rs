@@ -164,7 +164,7 @@ impl OpenFile {
         }
         let used = parts.iter().filter_map(|part| written.used(part.index, *view.chunks.get(&part.index)?));
         let min_size = (extends || written.moved).then_some(end);
-        self.commit(context, Commit { attach: &fresh, used: used.collect(), min_size, clear_suid }).await
+        self.commit(context, Commit { attach: &fresh, used: used.collect(), min_size, clear_suid, space: None }).await
     }
 
     /// What a failure of data means for the whole write.
@@ -271,6 +271,8 @@ pub(super) struct Commit<'a> {
     pub(super) used: Vec<UsedChunk>,
     pub(super) min_size: Option<u64>,
     pub(super) clear_suid: bool,
+    /// Space promised or given back.
+    pub(super) space: Option<v1::Space>,
 }
 
 impl OpenFile {
@@ -294,6 +296,7 @@ impl OpenFile {
             used: used.iter().map(used_chunk).collect(),
             min_size: commit.min_size,
             clear_suid: commit.clear_suid,
+            space: commit.space,
         };
         let request = v1::Request { kind: Some(Kind::CommitWrite(wire)) };
         match self.client().mutate_wire("write", context, request).await {

@@ -121,8 +121,8 @@ impl State {
             }
             Request::SetLock { .. } | Request::ReleaseLocks { .. } => self.lock(context, request),
             Request::AllocateChunks { replicas, placements } => self.allocate(context, *replicas, placements),
-            Request::CommitWrite { inode, attach, used, min_size, clear_suid } => {
-                let write = super::write::Write { inode: *inode, attach, used, min_size: *min_size };
+            Request::CommitWrite { inode, attach, used, min_size, clear_suid, space } => {
+                let write = super::write::Write { inode: *inode, attach, used, min_size: *min_size, space: *space };
                 self.commit_write(context, write, *clear_suid)
             }
             Request::TouchAccess { inode } => {

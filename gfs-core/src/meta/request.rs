@@ -3,7 +3,7 @@
 //! This room owns the vocabulary between the master and everybody else, in core types. It decides
 //! nothing. The wire forms and the conversions are in `gfs-proto`.
 
-pub use super::stored::{Stored, UsedChunk};
+pub use super::stored::{Space, Stored, UsedChunk};
 use crate::ids::{ChunkHandle, Epoch, InodeId, OperationId, ServerId, SessionId};
 use std::sync::Arc;
 
@@ -83,7 +83,7 @@ pub struct Attributes {
     pub rdev: u32,
     /// Length in bytes; of a symlink its target's.
     pub size: u64,
-    /// Bytes that are stored in attached chunks, in whole blocks: what `st_blocks` is derived from.
+    /// Bytes that are stored in attached chunks, in whole blocks, or promised: what `st_blocks` is derived from.
     pub allocated: u64,
     /// Last access.
     pub atime: Timestamp,
@@ -331,6 +331,8 @@ pub enum Request {
         min_size: Option<u64>,
         /// Clear set-id bits, as a write by an unprivileged user must.
         clear_suid: bool,
+        /// Space that counts as stored from now on, or no more.
+        space: Option<Space>,
     },
     /// Sets atime as a read does (relatime is the client's decision). Never goes back.
     TouchAccess {

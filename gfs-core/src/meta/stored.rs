@@ -29,6 +29,17 @@ pub struct UsedChunk {
     pub stored: Option<Stored>,
 }
 
+/// A range of a file whose space is promised to it (fallocate), or given back (a punched hole).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Space {
+    /// First byte.
+    pub from: u64,
+    /// The byte after the last.
+    pub to: u64,
+    /// Whether it is promised, or given back.
+    pub promised: bool,
+}
+
 impl Stored {
     /// Bytes of a block.
     pub const BLOCK: u64 = 4096;

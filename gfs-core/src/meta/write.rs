@@ -6,7 +6,7 @@
 use super::apply::Context;
 use super::chunks::{ChunkInfo, MAX_GOAL, first_configuration, is_valid};
 use super::request::{
-    AttributeChanges, Attributes, Configuration, FileType, Refusal, Reply, Request, Stored, UsedChunk,
+    AttributeChanges, Attributes, Configuration, FileType, Refusal, Reply, Request, Space, Stored, UsedChunk,
 };
 use super::shrinks::Shrink;
 use super::state::State;
@@ -28,6 +28,7 @@ pub(crate) struct Write<'a> {
     pub(crate) attach: &'a [(u32, ChunkHandle)],
     pub(crate) used: &'a [UsedChunk],
     pub(crate) min_size: Option<u64>,
+    pub(crate) space: Option<Space>,
 }
 
 impl State {
@@ -83,7 +84,8 @@ impl State {
         if before.file_type != FileType::File {
             return Err(Refusal::Invalid);
         }
-        if write.min_size.is_some_and(|size| size > self.max_size()) {
+        let end = write.space.map(|space| space.to).max(write.min_size);
+        if end.is_some_and(|end| end > self.max_size()) {
             return Err(Refusal::TooLarge);
         }
         let grows = write.min_size.is_some_and(|size| size > before.size);
@@ -93,6 +95,9 @@ impl State {
             self.chunks.attach(context.session, *handle, (inode, *index), before.replicas.clamp(1, MAX_GOAL));
         }
         self.note_stored(inode, write, after.size)?;
+        if let Some(space) = write.space {
+            self.namespace.note_space(inode, space)?;
+        }
         self.attributes_reply(inode, false)
     }
 
@@ -123,7 +128,7 @@ impl State {
 
     /// Gives chunks of a file, as they are known, new counts.
     fn recount(&mut self, inode: InodeId, counts: &[(ChunkInfo, Stored)]) -> Result<(), Refusal> {
-        let mut allocated = self.namespace.attributes(inode).ok_or(Refusal::Stale)?.allocated;
+        let mut allocated = self.namespace.allocated(inode)?;
         for (info, stored) in counts {
             allocated = allocated.saturating_sub(info.stored.bytes()).saturating_add(stored.bytes());
             self.chunks.set_stored(inode, info.index, *stored);
@@ -206,7 +211,7 @@ impl State {
         if size > before.size {
             return Ok(());
         }
-        let mut allocated = before.allocated;
+        let mut allocated = self.namespace.allocated(inode)?;
         let first_gone = size.div_ceil(self.chunk_size);
         if let Ok(first) = u32::try_from(first_gone) {
             let gone: Vec<_> = self.chunks.of_file(inode, first).map(|info| (info.handle, info.stored)).collect();

@@ -195,13 +195,20 @@ fn request_out(from: &core::Request) -> Kind {
             replicas: (*replicas).into(),
             placements: placement_to_wire(placements),
         }),
-        Request::CommitWrite { inode, attach, used, min_size, clear_suid } => Kind::CommitWrite(v1::CommitWrite {
-            inode: inode.0,
-            attach: indexed_out(attach),
-            used: used.iter().map(used_out).collect(),
-            min_size: *min_size,
-            clear_suid: *clear_suid,
-        }),
+        Request::CommitWrite { inode, attach, used, min_size, clear_suid, space } => {
+            Kind::CommitWrite(v1::CommitWrite {
+                inode: inode.0,
+                attach: indexed_out(attach),
+                used: used.iter().map(used_out).collect(),
+                min_size: *min_size,
+                clear_suid: *clear_suid,
+                space: space.as_ref().map(|space| v1::Space {
+                    from: space.from,
+                    to: space.to,
+                    promised: space.promised,
+                }),
+            })
+        }
         Request::TouchAccess { inode } => Kind::TouchAccess(inode.0),
         Request::Barrier => Kind::Barrier(v1::Empty {}),
     }
@@ -260,6 +267,7 @@ fn request_in(from: Kind) -> Result<core::Request, ConvertError> {
             used: c.used.into_iter().map(used_in).collect(),
             min_size: c.min_size,
             clear_suid: c.clear_suid,
+            space: c.space.map(|space| core::Space { from: space.from, to: space.to, promised: space.promised }),
         },
         Kind::TouchAccess(inode) => Request::TouchAccess { inode: InodeId(inode) },
         Kind::Barrier(_) => Request::Barrier,

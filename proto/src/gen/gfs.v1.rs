@@ -469,6 +469,16 @@ pub struct IndexedChunk {
     #[prost(message, optional, tag = "4")]
     pub stored: ::core::option::Option<Stored>,
 }
+/// A range of a file, [from, to), whose space counts as stored from now on (fallocate), or no more (a punched hole).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Space {
+    #[prost(uint64, tag = "1")]
+    pub from: u64,
+    #[prost(uint64, tag = "2")]
+    pub to: u64,
+    #[prost(bool, tag = "3")]
+    pub promised: bool,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CommitWrite {
     #[prost(uint64, tag = "1")]
@@ -482,6 +492,8 @@ pub struct CommitWrite {
     pub min_size: ::core::option::Option<u64>,
     #[prost(bool, tag = "5")]
     pub clear_suid: bool,
+    #[prost(message, optional, tag = "6")]
+    pub space: ::core::option::Option<Space>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Reply {

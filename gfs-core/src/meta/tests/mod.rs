@@ -138,7 +138,7 @@ pub(super) fn commit_after(
     min_size: Option<u64>,
 ) -> Request {
     let used = used.into_iter().map(|(index, handle)| UsedChunk { index, handle, cut, stored: None }).collect();
-    Request::CommitWrite { inode, attach, used, min_size, clear_suid: false }
+    Request::CommitWrite { inode, attach, used, min_size, clear_suid: false, space: None }
 }
 
 pub(super) fn resize(inode: InodeId, size: u64) -> Request {

@@ -3,7 +3,7 @@
 use super::checkpoint::{bytes_of, state_of};
 use super::*;
 use crate::ids::{BlockVersion, Epoch, Sequence};
-use crate::meta::request::Stored;
+use crate::meta::request::{Space, Stored};
 
 /// Chunks of several blocks.
 const BIG: u64 = 16 * Stored::BLOCK;
@@ -26,7 +26,7 @@ fn counted(blocks: u32, epoch: u32, sequence: u64) -> Option<Stored> {
 /// A write to the chunk at index 0, after which its primary has counted.
 fn wrote(inode: InodeId, handle: ChunkHandle, stored: Option<Stored>) -> Request {
     let used = vec![UsedChunk { index: 0, handle, cut: Epoch(u32::MAX), stored }];
-    Request::CommitWrite { inode, attach: vec![], used, min_size: None, clear_suid: false }
+    Request::CommitWrite { inode, attach: vec![], used, min_size: None, clear_suid: false, space: None }
 }
 
 /// A file of `size` bytes with one chunk in front, of which `stored` is told when it is attached.
@@ -35,7 +35,7 @@ fn sparse(bench: &mut Bench, session: SessionId, size: u64, stored: Option<Store
     let handle = bench.reserve(session);
     let Request::CommitWrite { used, .. } = wrote(inode, handle, stored) else { panic!() };
     let attach = vec![(0, handle)];
-    let request = Request::CommitWrite { inode, attach, used, min_size: Some(size), clear_suid: false };
+    let request = Request::CommitWrite { inode, attach, used, min_size: Some(size), clear_suid: false, space: None };
     assert!(matches!(bench.run(session, request), Reply::Attributes { .. }));
     (inode, handle)
 }
@@ -123,4 +123,29 @@ fn counts_survive_a_checkpoint_and_one_without_them_counts_all_below_the_size() 
     let state = state_of(&bytes, 64).unwrap();
     assert_eq!(state.attributes(old).unwrap().allocated, BIG - Stored::BLOCK);
     assert_eq!(state.attributes(inode).unwrap().allocated, 3 * Stored::BLOCK);
+}
+
+#[test]
+fn promised_space_counts_until_it_is_punched_or_cut_off() {
+    let mut bench = bench();
+    let session = bench.session();
+    let (inode, handle) = sparse(&mut bench, session, BIG, counted(3, 1, 1));
+    let note = |bench: &mut Bench, from, to, promised| {
+        let space = Some(Space { from: from * Stored::BLOCK, to: to * Stored::BLOCK, promised });
+        let request =
+            Request::CommitWrite { inode, attach: vec![], used: vec![], min_size: None, clear_suid: false, space };
+        bench.run(session, request);
+        blocks(bench, inode)
+    };
+    assert_eq!(note(&mut bench, 0, 20, true), 20);
+    bench.run(session, wrote(inode, handle, counted(5, 1, 2)));
+    assert_eq!(blocks(&bench, inode), 20, "what was written lies in what was promised");
+    let again = state_of(&bytes_of(&bench.state), 64).unwrap();
+    assert_eq!((again.hash(), again.attributes(inode)), (bench.state.hash(), bench.state.attributes(inode)));
+    assert_eq!(note(&mut bench, 18, 19, false), 18);
+    bench.run(session, resize(inode, 2 * BIG));
+    assert_eq!(blocks(&bench, inode), 18);
+    bench.run(session, resize(inode, 7 * Stored::BLOCK));
+    assert_eq!(blocks(&bench, inode), 7);
+    assert_eq!(note(&mut bench, 0, 7, false), 5);
 }
