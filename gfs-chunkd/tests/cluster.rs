@@ -47,6 +47,30 @@ async fn an_append_lands_once_and_a_repeat_is_told_where() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_mutation_is_told_how_much_of_the_chunk_is_stored() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.master.allocate(H, &[1, 2, 3]);
+    let write = |offset, data: &[u8]| Op::Write(v1::Write { offset, crc: crc32c(data) });
+    let stored = |reply: v1::DataReply| {
+        let stored = reply.stored.expect("a count");
+        (stored.blocks, stored.epoch, stored.sequence)
+    };
+    assert_eq!(stored(cluster.mutate(H, write(3_000_000, b"x"), b"x").await), (1, 1, 1));
+    let large = pattern(1, 1 << 20);
+    assert_eq!(stored(cluster.mutate(H, write(0, &large), &large).await), (257, 1, 2));
+    assert_eq!(stored(cluster.mutate(H, write(5000, b"y"), b"y").await), (257, 1, 3));
+    assert_eq!(stored(cluster.mutate(H, append(b"z", 4_000_000), b"z").await), (258, 1, 4));
+    let punch = Op::Zero(v1::Zero { offset: 4096, length: 1 << 19, truncate: false });
+    assert_eq!(stored(cluster.mutate(H, punch, b"").await), (130, 1, 5));
+    cluster.kill(1);
+    let master = cluster.master.clone();
+    eventually("another primary", || master.fail_over(H)).await;
+    let (blocks, epoch, sequence) = stored(cluster.mutate(H, write(4096, b"y"), b"y").await);
+    assert_eq!((blocks, sequence), (131, 6), "the next primary counts the same");
+    assert!(epoch > 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_secondary_is_dropped_and_comes_back_by_recruitment() {
     let mut cluster = Cluster::start(3).await;
     cluster.master.allocate(H, &[1, 2, 3]);

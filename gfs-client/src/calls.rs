@@ -324,7 +324,7 @@ impl Client {
         for chunk in answer.chunks {
             let chunk = ChunkLocation::try_from(chunk)?;
             window.insert(chunk.index, chunk.handle);
-            self.inner.locations.learn(chunk.handle, chunk.configuration);
+            self.inner.locations.learn_chunk(chunk);
         }
         let fresh = Fresh { attributes: &attributes, stamp, grant_ms: answer.grant_ms };
         self.inner.cache.insert(&self.inner.grants, &fresh, self.whole(&attributes, window));

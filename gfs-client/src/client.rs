@@ -309,7 +309,7 @@ impl Client {
             }
             (Query::Layout { first, count, .. }, Answer::Layout { attributes, chunks }) => {
                 for chunk in chunks {
-                    locations.learn(chunk.handle, chunk.configuration.clone());
+                    locations.learn_chunk(chunk.clone());
                 }
                 let windows: Vec<(u32, Window)> =
                     if first % crate::locations::WINDOW == 0 { windows_of(*first, *count, chunks) } else { Vec::new() };

@@ -169,7 +169,7 @@ impl DataPath {
         if chunk.handle != handle {
             return Err(ClientError::malformed("location of another chunk").into());
         }
-        self.locations.learn(handle, chunk.configuration);
+        self.locations.learn_chunk(chunk);
         Ok(())
     }
 
@@ -366,7 +366,12 @@ impl DataPath {
             }
             let call = self.pool.call(&primary.address, piece.handle.0, request, payload.clone(), deadline);
             match change_verdict(limit.run("write", call).await?) {
-                Next::Done(reply) => return Ok(Changed { reply, moved }),
+                Next::Done(reply) => {
+                    if let Some(stored) = reply.stored {
+                        self.locations.count_seen(piece.handle, stored.into());
+                    }
+                    return Ok(Changed { reply, moved });
+                }
                 Next::NoSpace => return Err(DataFailure::NoSpace),
                 Next::Final(error) => return Err(error.into()),
                 Next::Again { hint_ms } => backoff.pause(limit, hint_ms).await?,

@@ -5,7 +5,7 @@
 
 use crate::grants::{Against, Grants, Stamp};
 use gfs_core::ids::{ChunkHandle, InodeId, ServerId};
-use gfs_core::meta::request::{Attributes, ChunkLocation, Configuration, ServerAddress};
+use gfs_core::meta::request::{Attributes, ChunkLocation, Configuration, ServerAddress, Stored};
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -45,11 +45,22 @@ struct Known {
 pub(crate) struct Locations {
     servers: Mutex<HashMap<ServerId, Known>>,
     chunks: Mutex<LruCache<ChunkHandle, Configuration>>,
+    counts: Mutex<LruCache<ChunkHandle, Count>>,
+}
+
+/// How much of a chunk is stored.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    /// As its primary said last.
+    seen: Option<Stored>,
+    /// As the master knows it, as far as this client knows.
+    told: Option<Stored>,
 }
 
 impl Locations {
     pub(crate) fn new() -> Self {
-        Self { servers: Mutex::default(), chunks: Mutex::new(LruCache::new(MAX_CHUNKS)) }
+        let (chunks, counts) = (LruCache::new(MAX_CHUNKS), LruCache::new(MAX_CHUNKS));
+        Self { servers: Mutex::default(), chunks: Mutex::new(chunks), counts: Mutex::new(counts) }
     }
 
     /// Takes addresses. There are at most 65535 servers, so this is bounded.
@@ -72,12 +83,40 @@ impl Locations {
         newer
     }
 
+    /// Takes what the master says of a chunk.
+    pub(crate) fn learn_chunk(&self, chunk: ChunkLocation) {
+        self.learn(chunk.handle, chunk.configuration);
+        self.count_told(chunk.handle, chunk.stored);
+    }
+
     pub(crate) fn configuration(&self, handle: ChunkHandle) -> Option<Configuration> {
         self.chunks.lock().get(&handle).cloned()
     }
 
     pub(crate) fn forget(&self, handle: ChunkHandle) {
         self.chunks.lock().pop(&handle);
+    }
+
+    /// A primary has told how much of a chunk is stored.
+    pub(crate) fn count_seen(&self, handle: ChunkHandle, stored: Stored) {
+        later(&mut self.counts.lock().get_or_insert_mut(handle, Count::default).seen, stored);
+    }
+
+    /// The master has told, or was told, how much of a chunk is stored.
+    pub(crate) fn count_told(&self, handle: ChunkHandle, stored: Stored) {
+        later(&mut self.counts.lock().get_or_insert_mut(handle, Count::default).told, stored);
+    }
+
+    /// How much of a chunk is stored, as its primary said last.
+    pub(crate) fn count(&self, handle: ChunkHandle) -> Option<Stored> {
+        self.counts.lock().peek(&handle)?.seen
+    }
+
+    /// Whether the master has to be told of a chunk's count: it is not the one that it knows.
+    pub(crate) fn is_untold(&self, handle: ChunkHandle) -> bool {
+        let counts = self.counts.lock();
+        let Some(Count { seen: Some(seen), told }) = counts.peek(&handle) else { return false };
+        told.is_none_or(|told| told.at < seen.at && told.blocks != seen.blocks)
     }
 
     pub(crate) fn peer(&self, server: ServerId) -> Option<Peer> {
@@ -109,6 +148,12 @@ impl Locations {
         }
         peers.sort_by_key(|peer| (peer.suspect, !peer.near));
         peers
+    }
+}
+
+fn later(known: &mut Option<Stored>, stored: Stored) {
+    if known.is_none_or(|known| known.at < stored.at) {
+        *known = Some(stored);
     }
 }
 
@@ -271,7 +316,7 @@ pub(crate) fn windows_of(first: u32, count: u32, chunks: &[ChunkLocation]) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gfs_core::ids::Epoch;
+    use gfs_core::ids::{BlockVersion, Epoch, Sequence};
     use gfs_core::meta::request::{FileType, Timestamp};
 
     const FILE: InodeId = InodeId(9);
@@ -346,6 +391,7 @@ mod tests {
             index,
             handle: ChunkHandle(100 + u64::from(index)),
             configuration: Configuration::default(),
+            stored: Stored::default(),
         };
         let windows = windows_of(0, WINDOW, &[location(0), location(2)]);
         cache.insert(&grants, &fresh(&attributes(1, 1), grants.stamp()), windows);
@@ -359,14 +405,36 @@ mod tests {
 
     #[test]
     fn two_windows_of_one_answer_are_cut_apart() {
-        let location =
-            |index| ChunkLocation { index, handle: ChunkHandle(index.into()), configuration: Configuration::default() };
+        let location = |index| ChunkLocation {
+            index,
+            handle: ChunkHandle(index.into()),
+            configuration: Configuration::default(),
+            stored: Stored::default(),
+        };
         let windows = windows_of(WINDOW, 2 * WINDOW, &[location(WINDOW + 1), location(2 * WINDOW)]);
         let expected = vec![
             (WINDOW, BTreeMap::from([(WINDOW + 1, ChunkHandle(u64::from(WINDOW) + 1))])),
             (2 * WINDOW, BTreeMap::from([(2 * WINDOW, ChunkHandle(2 * u64::from(WINDOW)))])),
         ];
         assert_eq!(windows, expected);
+    }
+
+    #[test]
+    fn the_master_is_told_of_a_count_that_it_does_not_know() {
+        let locations = Locations::new();
+        let chunk = ChunkHandle(1);
+        let count =
+            |blocks, sequence| Stored { blocks, at: BlockVersion { epoch: Epoch(1), sequence: Sequence(sequence) } };
+        assert!(!locations.is_untold(chunk));
+        locations.count_seen(chunk, count(3, 4));
+        assert!(locations.is_untold(chunk));
+        locations.count_told(chunk, count(3, 2));
+        assert!(!locations.is_untold(chunk), "an overwrite has changed nothing");
+        locations.count_seen(chunk, count(4, 6));
+        locations.count_seen(chunk, count(3, 5));
+        assert_eq!((locations.count(chunk), locations.is_untold(chunk)), (Some(count(4, 6)), true));
+        locations.count_told(chunk, count(9, 7));
+        assert!(!locations.is_untold(chunk), "another client has told a later one");
     }
 
     #[test]

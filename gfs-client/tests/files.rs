@@ -3,7 +3,7 @@
 mod support;
 
 use bytes::Bytes;
-use gfs_client::{Access, AttributeChanges, Client, ClientError, OpenFile, ROOT, Refusal};
+use gfs_client::{Access, AttributeChanges, Client, ClientError, OpenFile, ROOT, Refusal, Zeroing};
 use gfs_core::ids::ServerId;
 use gfs_proto::v1::data_reply::Status;
 use std::collections::BTreeMap;
@@ -297,12 +297,41 @@ async fn holes_and_data_are_found_and_ranges_zeroed() {
     assert_eq!(file.seek(&call(), 2 * CHUNK + 7, true).await.unwrap(), Some(3 * CHUNK));
     assert_eq!(file.seek(&call(), 3 * CHUNK, false).await.unwrap(), None);
     assert_eq!(file.seek(&call(), 5 * CHUNK, true).await.unwrap(), None);
-    file.zero_range(&call(), 2 * CHUNK + 100, 6 * CHUNK, true).await.unwrap();
+    file.zero_range(&call(), 2 * CHUNK + 100, 6 * CHUNK, Zeroing::Punch).await.unwrap();
     assert_eq!(size(&client, &file).await, 5 * CHUNK);
     let part = file.read(&call(), 2 * CHUNK, 200).await.unwrap();
     assert_eq!((&part[..100], &part[100..]), (&pattern(0, 100)[..], &[0; 100][..]));
-    file.zero_range(&call(), 5 * CHUNK, 10, false).await.unwrap();
+    file.zero_range(&call(), 5 * CHUNK, 10, Zeroing::Grow).await.unwrap();
     assert_eq!(size(&client, &file).await, 5 * CHUNK + 10);
+}
+
+#[tokio::test]
+async fn filled_and_punched_holes_are_told_at_once_and_overwrites_are_not() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let (one, two) = (cluster.client().await, cluster.client().await);
+    let blocks = async |client: &Client, file: &OpenFile| {
+        client.get_attributes(&call(), file.inode()).await.unwrap().0.allocated / 4096
+    };
+    let file = create(&one, b"f").await;
+    file.write(&call(), 2 * CHUNK - 1, pattern(0, 2), false).await.unwrap();
+    assert_eq!(blocks(&two, &file).await, 2);
+    let other = open(&two, &file).await;
+    let applied = || cluster.master.applied.lock().len();
+    for (writer, at, length, more) in [(&other, 2 * CHUNK - 1, 1, 0), (&other, CHUNK, 8192, 1), (&file, CHUNK, 100, 0)]
+    {
+        let before = applied();
+        writer.write(&call(), at, pattern(at, length), false).await.unwrap();
+        assert_eq!(applied() - before, more, "{length} bytes at {at}");
+    }
+    assert_eq!((blocks(&one, &file).await, blocks(&two, &file).await), (4, 4));
+    file.zero_range(&call(), CHUNK, 5000, Zeroing::Punch).await.unwrap();
+    assert_eq!((blocks(&one, &file).await, blocks(&two, &file).await), (3, 3));
+    file.append(&call(), pattern(0, 4096), false).await.unwrap();
+    assert_eq!(blocks(&two, &file).await, 4, "the last block and another");
+    other.allocate(&call(), 0, 10 * 4096, true).await.unwrap();
+    assert_eq!(blocks(&one, &file).await, 10, "promised to a file that holds less");
+    other.zero_range(&call(), 0, 4096, Zeroing::Punch).await.unwrap();
+    assert_eq!(blocks(&one, &file).await, 9);
 }
 
 #[tokio::test]

@@ -78,6 +78,42 @@ fn sparse_files_read_zeros_and_tell_their_holes() {
 }
 
 #[test]
+fn what_a_file_occupies_follows_writes_holes_and_truncation() {
+    let cluster = Cluster::start(Options::default());
+    let mount = cluster.mount();
+    let path = mount.join("blocks");
+    let file = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path).unwrap();
+    let kib = || fs::metadata(&path).unwrap().blocks() / 2;
+    file.set_len(100 * MIB as u64).unwrap();
+    assert_eq!(kib(), 0);
+    file.write_all_at(b"x", 50 * MIB as u64).unwrap();
+    assert_eq!(kib(), 4);
+    for at in [10, 70] {
+        file.write_all_at(&pattern(4, 0, MIB), (at * MIB) as u64).unwrap();
+    }
+    assert_eq!(kib(), 4 + 2048);
+    file.write_all_at(&pattern(5, 0, MIB), 10 * MIB as u64).unwrap();
+    assert_eq!(kib(), 4 + 2048);
+    shell(&mount, &format!("fallocate -p -o {} -l {} blocks", 10 * MIB, MIB / 2));
+    assert_eq!(kib(), 4 + 2048 - 512);
+    assert_eq!(file.metadata().unwrap().len(), 100 * MIB as u64);
+    file.set_len(70 * MIB as u64 + 4096).unwrap();
+    assert_eq!(kib(), 4 + 512 + 4);
+    shell(&mount, "cat blocks blocks > dense");
+    assert_eq!(fs::metadata(mount.join("dense")).unwrap().blocks() / 2, 2 * (70 * 1024 + 4));
+    shell(&mount, "fallocate -l 10M promised && test $(du -k promised | cut -f1) = 10240 && truncate -s 1M promised");
+    shell(&mount, "test $(du -k promised | cut -f1) = 1024 && cp promised copy && cmp promised copy");
+    shell(&mount, "fallocate -p -o 0 -l 512K promised && test $(du -k promised | cut -f1) = 512");
+    drop(file);
+    cluster.gfs_ok(&["down", "--dir", cluster.dir().to_str().unwrap()]);
+    cluster.up();
+    assert_eq!(kib(), 4 + 512 + 4);
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(b"y", 20 * MIB as u64).unwrap();
+    assert_eq!(kib(), 4 + 512 + 4 + 4);
+}
+
+#[test]
 fn truncation_never_brings_old_bytes_back() {
     let cluster = Cluster::start(Options::default());
     let path = cluster.mount().join("t");

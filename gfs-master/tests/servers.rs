@@ -30,6 +30,7 @@ async fn file(client: &mut Client) -> (InodeId, ChunkHandle, v1::Configuration) 
         used: Vec::new(),
         min_size: Some(1_000),
         clear_suid: false,
+        space: None,
     };
     assert_eq!(client.mutate(commit).await.refusal, 0);
     (inode, handle, chunk.configuration.unwrap())
@@ -170,7 +171,7 @@ async fn a_shrink_is_answered_when_the_primary_has_zeroed_the_tail() {
     assert_eq!((zero.handle, zero.from, zero.inode), (handle.0, 10, inode.0));
     assert_eq!(zero.epoch, configuration.epoch + 1);
     assert!(server.leader.machine.state().shrink(inode).is_some());
-    let done = v1::ShrinkDone { handle: zero.handle, epoch: zero.epoch, inode: inode.0 };
+    let done = v1::ShrinkDone { handle: zero.handle, epoch: zero.epoch, inode: inode.0, stored: None };
     let piece = v1::ReplicaReport { shrunk: vec![done], ..primary.piece() };
     primary.tell(piece).await;
     let reply = reply(client.receive(tag).await);

@@ -77,6 +77,7 @@ impl Master {
             used: vec![],
             min_size: Some(0),
             clear_suid: false,
+            space: None,
         };
         client(&mut state, session, 3, commit);
         Self { state, handle, goal, leases: BTreeMap::new(), heard: BTreeMap::new(), unfit: BTreeMap::new() }

@@ -1,6 +1,6 @@
 //! What is converted to its durable or wire form comes back the same.
 
-use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, ServerId, SessionId};
+use gfs_core::ids::{BlockVersion, ChunkHandle, Epoch, InodeId, OperationId, Sequence, ServerId, SessionId};
 use gfs_core::meta::command::{Command, CommandRefusal, CommandReply, Entry, ServerIdentity, ServerIntent, Stamp};
 use gfs_core::meta::request::*;
 use gfs_proto::convert::{decode_command_reply, decode_entry, encode_command_reply, encode_entry};
@@ -83,14 +83,22 @@ fn requests() -> Vec<Request> {
         Request::CommitWrite {
             inode,
             attach: vec![(0, ChunkHandle(5))],
-            used: vec![UsedChunk { index: u32::MAX, handle: ChunkHandle(6), cut: Epoch(u32::MAX) }],
+            used: vec![
+                UsedChunk { index: u32::MAX, handle: ChunkHandle(6), cut: Epoch(u32::MAX), stored: None },
+                UsedChunk { index: 0, handle: ChunkHandle(5), cut: Epoch(0), stored: Some(stored()) },
+            ],
             min_size: Some(0),
             clear_suid: true,
+            space: Some(Space { from: 0, to: u64::MAX, promised: true }),
         },
         Request::TouchAccess { inode },
         Request::Barrier { times: false },
         Request::Barrier { times: true },
     ]
+}
+
+fn stored() -> Stored {
+    Stored { blocks: 16_384, at: BlockVersion { epoch: Epoch(u32::MAX), sequence: Sequence(1 << 48) } }
 }
 
 fn commands() -> Vec<Command> {
@@ -120,7 +128,7 @@ fn commands() -> Vec<Command> {
         Command::SetServerIntent { server: ServerId(1), intent: ServerIntent::Draining },
         Command::RemoveServer { server: ServerId(1) },
         Command::Reconfigure { handle: ChunkHandle(1), expected: Epoch(3), next: configuration() },
-        Command::FinishShrink { inode: InodeId(1), handle: ChunkHandle(2), epoch: Epoch(3) },
+        Command::FinishShrink { inode: InodeId(1), handle: ChunkHandle(2), epoch: Epoch(3), stored: Some(stored()) },
         Command::ReapOrphans { inodes: vec![InodeId(1), InodeId(2)] },
         Command::ForgetTombstones { done: pairs.clone() },
         Command::CondemnUnknown { replicas: pairs },
@@ -158,11 +166,15 @@ fn every_reply_survives_a_checkpoint() {
 }
 
 #[test]
-fn an_entry_of_a_newer_version_is_refused() {
+fn an_entry_of_the_version_before_is_read_and_one_of_a_newer_version_is_refused() {
     let mut bytes = encode_entry(&Entry::default());
-    assert_eq!(bytes[..2], [8, 1], "field 1 is the version");
-    bytes[1] = 2;
-    assert!(decode_entry(&bytes).is_err());
+    assert_eq!(bytes[..2], [8, 2], "field 1 is the version");
+    bytes[1] = 1;
+    assert_eq!(decode_entry(&bytes), Ok(Entry::default()));
+    for version in [0, 3] {
+        bytes[1] = version;
+        assert!(decode_entry(&bytes).is_err());
+    }
 }
 
 proptest! {

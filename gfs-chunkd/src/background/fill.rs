@@ -208,7 +208,7 @@ mod tests {
     use gfs_core::ids::BlockVersion;
 
     fn block(epoch: u32, sequence: u64) -> BlockInfo {
-        BlockInfo { version: BlockVersion { epoch: Epoch(epoch), sequence: Sequence(sequence) }, crc: 7 }
+        BlockInfo::data(BlockVersion { epoch: Epoch(epoch), sequence: Sequence(sequence) }, 7)
     }
 
     #[test]

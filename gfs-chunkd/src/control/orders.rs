@@ -5,7 +5,7 @@ use super::{ProblemKind, Shared};
 use crate::driver::{Driver, Job, Mutate, Waiter};
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, SessionId};
 use gfs_core::meta::request::Configuration;
-use gfs_core::replica::{Mutation, Role, Status, WriteKind};
+use gfs_core::replica::{Mutation, Outcome, Role, Status, WriteKind};
 use gfs_proto::{convert, v1};
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,9 +98,12 @@ async fn zero_tail(driver: &Arc<Driver>, order: v1::ZeroTail) {
     }
     let mut pause = ZERO_PAUSE;
     for _ in 0..ZERO_TRIES {
-        match try_zero(driver, handle, &order).await {
+        let outcome = try_zero(driver, handle, &order).await;
+        match outcome.status {
             Status::Ok => {
-                driver.reports.shrunk(v1::ShrinkDone { handle: order.handle, epoch: order.epoch, inode: order.inode });
+                let v1::ZeroTail { handle, epoch, inode, .. } = order;
+                let stored = outcome.stored.map(Into::into);
+                driver.reports.shrunk(v1::ShrinkDone { handle, epoch, inode, stored });
                 break;
             }
             Status::NoChunk | Status::NotPrimary | Status::NotMember | Status::Malformed => break,
@@ -113,14 +116,14 @@ async fn zero_tail(driver: &Arc<Driver>, order: v1::ZeroTail) {
     driver.zeroing.lock().remove(&(handle, order.epoch));
 }
 
-async fn try_zero(driver: &Arc<Driver>, handle: ChunkHandle, order: &v1::ZeroTail) -> Status {
+async fn try_zero(driver: &Arc<Driver>, handle: ChunkHandle, order: &v1::ZeroTail) -> Outcome {
     let known = driver.slot(handle).filter(|slot| slot.epoch().0 >= order.epoch && driver.is_in_force(slot));
     let slot = match known {
         Some(slot) => slot,
         None => match (driver.lookup.ask(handle, ASK).await, driver.slot(handle)) {
             (Looked::Known, Some(slot)) => slot,
-            (Looked::Gone, _) | (Looked::Known, None) => return Status::NoChunk,
-            (Looked::Unanswered, _) => return Status::Busy,
+            (Looked::Gone, _) | (Looked::Known, None) => return Outcome::of(Status::NoChunk),
+            (Looked::Unanswered, _) => return Outcome::of(Status::Busy),
         },
     };
     let length = driver.chunk_size().saturating_sub(order.from);
@@ -136,8 +139,8 @@ async fn try_zero(driver: &Arc<Driver>, handle: ChunkHandle, order: &v1::ZeroTai
     };
     driver.push(&slot, Job::Mutate(mutate));
     match tokio::time::timeout(ASK, answer).await {
-        Ok(Ok(outcome)) => outcome.status,
-        _ => Status::Busy,
+        Ok(Ok(outcome)) => outcome,
+        _ => Outcome::of(Status::Busy),
     }
 }
 

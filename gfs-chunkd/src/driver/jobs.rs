@@ -148,7 +148,7 @@ impl Driver {
     }
 
     fn mutate(self: &Arc<Self>, slot: &Arc<Slot>, state: &mut State, job: Mutate) {
-        let token = state.token(job.waiter);
+        let token = state.mutation_token(job.waiter);
         state.payload = (job.payload, job.crc);
         let epoch = job.epoch.unwrap_or_else(|| state.replica.epoch());
         let (operation, confirmed, mutation) = (job.operation, job.confirmed, job.mutation);
@@ -247,8 +247,8 @@ impl Driver {
             Ok(()) | Err(StoreError::NoChunk { .. }) => {
                 state.gone = true;
                 self.feed(slot, state, Event::Lease(false));
-                for (_, (waiter, _)) in state.waiters.drain() {
-                    answer(waiter, Outcome::of(Status::NoChunk), v1::DataReply::default);
+                for (_, waiting) in state.waiters.drain() {
+                    answer(waiting.waiter, Outcome::of(Status::NoChunk), v1::DataReply::default);
                 }
                 self.forget(slot);
                 self.shared.solve_problem(slot.handle);

@@ -1,13 +1,13 @@
 //! Carries out what a replica wants done.
 
 use super::jobs::answer;
-use super::slot::{Job, Slot, State};
+use super::slot::{Job, Slot, State, Waiting};
 use super::{Driver, wire};
 use crate::control::ProblemKind;
 use crate::store::StoreError;
 use bytes::Bytes;
-use gfs_core::ids::ServerId;
-use gfs_core::meta::request::Configuration;
+use gfs_core::ids::{BlockVersion, ServerId};
+use gfs_core::meta::request::{Configuration, Stored};
 use gfs_core::replica::{Action, Event, Outcome, PreparedWrite, Role, Status, Ticket, Token, WriteKind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +55,7 @@ impl Driver {
             Action::StartFill { base } => self.store.copy_start(handle, base),
             Action::ClearSuspect => self.store.clear_suspect(handle),
             Action::Send { to, message } => return self.send(slot, state, to, &message),
-            Action::Reply { token, outcome } => return self.reply(state, token, outcome),
+            Action::Reply { token, outcome } => return self.reply(slot, state, token, outcome),
             Action::Flush(ticket) => return self.flush(slot, ticket),
             Action::AskMaster => return self.ask_master(slot, state),
             Action::RetryLater(server) => return self.retry_later(slot, server),
@@ -135,10 +135,27 @@ impl Driver {
         self.broken(slot, state, kind, &error.to_string());
     }
 
-    fn reply(&self, state: &mut State, token: Token, outcome: Outcome) {
-        if let Some((waiter, _)) = state.waiters.remove(&token) {
+    fn reply(&self, slot: &Slot, state: &mut State, token: Token, mut outcome: Outcome) {
+        if let Some(Waiting { waiter, mutation, .. }) = state.waiters.remove(&token) {
             let state = &*state;
+            if mutation && outcome.status == Status::Ok {
+                outcome.stored = self.stored(slot, state);
+            }
             answer(waiter, outcome, || wire::outcome_to_wire(&outcome, state, |known| self.addresses_of(known)));
+        }
+    }
+
+    /// How much of the chunk is stored as of now. The answer to a mutation, which has taken effect, does not fail for the want of it.
+    fn stored(&self, slot: &Slot, state: &State) -> Option<Stored> {
+        match self.store.stored(slot.handle) {
+            Ok((blocks, sequence)) => {
+                let at = BlockVersion { epoch: state.replica.epoch(), sequence };
+                Some(Stored { blocks, at })
+            }
+            Err(error) => {
+                tracing::warn!(%error, handle = %slot.handle, "the stored blocks cannot be counted");
+                None
+            }
         }
     }
 

@@ -36,6 +36,16 @@ pub enum Waiter {
     Internal(oneshot::Sender<Outcome>),
 }
 
+/// What is known of a token.
+pub struct Waiting {
+    /// Who waits.
+    pub waiter: Waiter,
+    /// Until when at most.
+    pub until: Instant,
+    /// For a mutation, so that it is told how much of the chunk is stored then.
+    pub mutation: bool,
+}
+
 /// A mutation as it waits for its replica.
 pub struct Mutate {
     /// The sender's epoch; `None`: whichever is in force.
@@ -106,7 +116,7 @@ pub struct State {
     /// The term of the lease that the replica knows of.
     pub term: Option<Term>,
     /// Who waits for which token.
-    pub waiters: HashMap<Token, (Waiter, Instant)>,
+    pub waiters: HashMap<Token, Waiting>,
     /// The last token given.
     pub last_token: u64,
     /// Bytes of this primary's uncommitted writes, with their checksums.
@@ -150,15 +160,23 @@ impl State {
     pub fn token(&mut self, waiter: Waiter) -> Token {
         self.last_token += 1;
         let token = Token(self.last_token);
-        self.waiters.insert(token, (waiter, Instant::now() + WAIT));
+        let until = Instant::now() + WAIT;
+        self.waiters.insert(token, Waiting { waiter, until, mutation: false });
+        token
+    }
+
+    /// The same for somebody who waits for a mutation.
+    pub fn mutation_token(&mut self, waiter: Waiter) -> Token {
+        let token = self.token(waiter);
+        self.waiters.entry(token).and_modify(|waiting| waiting.mutation = true);
         token
     }
 
     /// Takes those out who have waited too long.
     pub fn expired(&mut self, now: Instant) -> Vec<Waiter> {
         let late: Vec<Token> =
-            self.waiters.iter().filter(|(_, (_, until))| *until <= now).map(|(token, _)| *token).collect();
-        late.iter().filter_map(|token| self.waiters.remove(token)).map(|(waiter, _)| waiter).collect()
+            self.waiters.iter().filter(|(_, waiting)| waiting.until <= now).map(|(token, _)| *token).collect();
+        late.iter().filter_map(|token| self.waiters.remove(token)).map(|waiting| waiting.waiter).collect()
     }
 }
 

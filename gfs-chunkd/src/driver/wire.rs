@@ -92,6 +92,7 @@ pub fn outcome_to_wire(
     out.sequence = outcome.sequence.0;
     out.settled = outcome.settled.as_ref().map(settled_to_wire);
     out.cut = outcome.cut.0;
+    out.stored = outcome.stored.map(Into::into);
     if let (true, Some(known)) = (tells_configuration(outcome.status), state.replica.configuration()) {
         out.configuration = Some(known.into());
         out.servers = servers(known);
@@ -119,8 +120,8 @@ pub fn outcome_from_wire(from: &v1::DataReply) -> Outcome {
         trusted: settled.trusted,
         base: Sequence(settled.base),
     });
-    let (status, cut) = (status_from_wire(from.status), Epoch(from.cut));
-    Outcome { status, offset: from.offset, sequence: Sequence(from.sequence), settled, cut }
+    let (status, cut, stored) = (status_from_wire(from.status), Epoch(from.cut), from.stored.map(Into::into));
+    Outcome { status, offset: from.offset, sequence: Sequence(from.sequence), settled, cut, stored }
 }
 
 /// The configuration that a peer told, if it did and it can be understood.
@@ -216,13 +217,14 @@ pub fn message_from_wire(request: &v1::DataRequest) -> Result<Option<(Message, O
 
 /// A block's version and checksum.
 pub fn block_to_wire(info: &BlockInfo) -> v1::BlockInfo {
-    v1::BlockInfo { epoch: info.version.epoch.0, sequence: info.version.sequence.0, crc: info.crc }
+    let BlockInfo { version, crc, zeroed } = *info;
+    v1::BlockInfo { epoch: version.epoch.0, sequence: version.sequence.0, crc, zeroed }
 }
 
 /// The same from the wire.
 pub fn block_from_wire(info: &v1::BlockInfo) -> BlockInfo {
     let version = BlockVersion { epoch: Epoch(info.epoch), sequence: Sequence(info.sequence) };
-    BlockInfo { version, crc: info.crc }
+    BlockInfo { version, crc: info.crc, zeroed: info.zeroed }
 }
 
 /// A record of the operation table.

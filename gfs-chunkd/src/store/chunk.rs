@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub committed: Sequence,
     pub flushed: Sequence,
     pub length: u64,
+    /// How many committed blocks are stored; `None` until somebody asks.
+    pub stored: Option<u32>,
     pub prepared: VecDeque<Prepared>,
     pub operations: OperationTable,
     pub suspect: bool,

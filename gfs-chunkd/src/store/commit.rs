@@ -6,7 +6,7 @@
 
 use super::chunk::{Chunk, OverlayBlock, Prepared, State};
 use super::error::StoreError;
-use super::layout::{BLOCK, ZERO_CRC, blocks_of};
+use super::layout::{BLOCK, blocks_of};
 use super::record::JournalRecord;
 use super::types::BlockInfo;
 use bytes::Bytes;
@@ -23,6 +23,8 @@ pub(crate) struct Staged {
     /// Those of them whose older part does not match its checksum.
     pub unproven: BTreeSet<u32>,
     pub length: u64,
+    /// How many more blocks are stored than before.
+    pub growth: i64,
 }
 
 /// Where the older part of a block comes from.
@@ -36,7 +38,8 @@ pub(crate) enum Base {
 
 impl Staged {
     pub fn new(length: u64) -> Self {
-        Self { blocks: BTreeMap::new(), merged: BTreeSet::new(), unproven: BTreeSet::new(), length }
+        let (blocks, merged, unproven) = Default::default();
+        Self { blocks, merged, unproven, length, growth: 0 }
     }
 
     /// Adds one write.
@@ -45,6 +48,8 @@ impl Staged {
         match write.kind {
             WriteKind::Data => {
                 self.put(chunk, state, prepared, base)?;
+                // They lay beyond everything that was stored.
+                self.growth += prepared.landed_blocks().len() as i64;
                 self.length = self.length.max(write.end());
             }
             WriteKind::Zero => self.zero(chunk, state, write.version, write.offset, write.end(), base)?,
@@ -75,9 +80,9 @@ impl Staged {
                 continue;
             }
             if piece.len() as u64 == BLOCK {
-                let info = BlockInfo { version, crc: crc32_iscsi(&piece) };
+                let info = BlockInfo::data(version, crc32_iscsi(&piece));
                 self.merged.remove(&block);
-                self.blocks.insert(block, OverlayBlock { info, data: Some(piece) });
+                self.set(state, (block, entry), OverlayBlock { info, data: Some(piece) });
             } else {
                 self.merge(chunk, state, version, Part { block, entry, at: in_block, bytes: &piece }, base)?;
             }
@@ -85,7 +90,7 @@ impl Staged {
         Ok(())
     }
 
-    /// Makes a range read as zeros, where it was ever written.
+    /// Makes a range read as zeros, where anything is stored.
     fn zero(
         &mut self,
         chunk: &Chunk,
@@ -104,15 +109,14 @@ impl Staged {
         let entries = chunk.read_entries(&*chunk.file()?, first, last - first)?;
         for (block, entry) in (first..last).zip(entries) {
             let known = self.known(state, block).or(entry);
-            if known.is_some_and(|info| !info.is_written()) || self.is_newer(state, block, entry, version) {
+            if known.is_some_and(|info| !info.is_stored()) || self.is_newer(state, block, entry, version) {
                 continue;
             }
             let start = u64::from(block) * BLOCK;
             let (head, tail) = (from.max(start) - start, to.min(start + BLOCK) - start);
             if head == 0 && tail == BLOCK {
-                let info = BlockInfo { version, crc: ZERO_CRC };
                 self.merged.remove(&block);
-                self.blocks.insert(block, OverlayBlock { info, data: None });
+                self.set(state, (block, entry), OverlayBlock { info: BlockInfo::zeroed(version), data: None });
             } else {
                 let zeros = vec![0; (tail - head) as usize];
                 let part = Part { block, entry, at: head as usize, bytes: &zeros };
@@ -150,9 +154,16 @@ impl Staged {
             }
         };
         whole[part.at..part.at + part.bytes.len()].copy_from_slice(part.bytes);
-        let info = BlockInfo { version, crc: crc32_iscsi(&whole) };
-        self.blocks.insert(part.block, OverlayBlock { info, data: Some(Bytes::from(whole)) });
+        let info = BlockInfo::data(version, crc32_iscsi(&whole));
+        self.set(state, (part.block, part.entry), OverlayBlock { info, data: Some(Bytes::from(whole)) });
         Ok(())
+    }
+
+    /// Gives a block, of which the file's table says `entry`, its new content.
+    fn set(&mut self, state: &State, (block, entry): (u32, Option<BlockInfo>), content: OverlayBlock) {
+        let was_stored = self.known(state, block).or(entry).is_none_or(|info| info.is_stored());
+        self.growth += i64::from(content.info.is_stored()) - i64::from(was_stored);
+        self.blocks.insert(block, content);
     }
 
     /// What is known of a block without looking at the file.
@@ -201,6 +212,7 @@ impl Chunk {
         }
         self.extend_overlay(&mut state, staged.blocks);
         state.length = staged.length;
+        state.stored = state.stored.map(|blocks| (i64::from(blocks) + staged.growth).max(0) as u32);
         state.committed = upto;
         state.prepared.drain(..count);
         if self.overlay_is_full() {

@@ -24,7 +24,7 @@ impl Chunk {
         self.drain_overlay(&mut state)?;
         self.file()?.sync()?;
         let appended = self.journal(&mut state, &JournalRecord::CopyStart { base })?;
-        state.filling = true;
+        (state.filling, state.stored) = (true, None);
         state.intent = true;
         state.intent_end = appended.end.0;
         self.forget_prepared(&mut state, Sequence(0))?;
@@ -62,6 +62,7 @@ impl Chunk {
             state.intent_end = appended.end.0;
         }
         self.journal_durable(state.intent_end)?;
+        state.stored = None;
         for block in range.clone() {
             if let Some(old) = state.overlay.remove(&block) {
                 self.disk.overlay.fetch_sub(OverlayBlock::cost(&old), Ordering::AcqRel);
@@ -108,7 +109,7 @@ impl Chunk {
         let appended = self.journal(&mut state, &record)?;
         let committed = state.committed;
         state.operations = OperationTable::from_records(operations);
-        state.filling = false;
+        (state.filling, state.stored) = (false, None);
         state.landed_dirty = false;
         let fresh = std::mem::take(&mut state.fresh);
         drop(state);

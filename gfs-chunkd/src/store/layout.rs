@@ -15,7 +15,7 @@ use super::codec::{OPERATION, Put, Take};
 use super::types::{BlockInfo, ChunkHeader};
 use crc_fast::crc32_iscsi;
 use gfs_core::ids::{BlockVersion, ChunkHandle, ClusterId, Epoch, Generation, InodeId, Sequence};
-use gfs_core::meta::request::Configuration;
+use gfs_core::meta::request::{Configuration, Stored};
 use gfs_core::replica::OperationRecord;
 
 /// Bytes of a checksum block.
@@ -32,6 +32,8 @@ pub(crate) const SLOT: u64 = 64 << 10;
 pub(crate) const PATH_HINT: usize = 2048;
 /// Operation records kept in a state slot: the newest.
 pub(crate) const SLOT_OPERATIONS: usize = 1536;
+/// The bit of an entry's epoch that says that the block was punched out.
+pub(crate) const ZEROED: u32 = 1 << 31;
 /// CRC32C of a block of zeros.
 pub(crate) const ZERO_CRC: u32 = 0x98f9_4189;
 
@@ -224,13 +226,14 @@ impl Slot {
     }
 }
 
+const _: () = assert!(BLOCK == Stored::BLOCK);
 const _: () = assert!(88 + 12 + 2 * 2 * 64 + SLOT_OPERATIONS * OPERATION + 4 < SLOT as usize);
 
 /// One entry of the block table.
 ///
 /// ```text
 /// 0   4  CRC32C of the whole block
-/// 4   4  epoch
+/// 4   4  epoch; the highest bit is set when the block was punched out, not written
 /// 8   6  sequence
 /// 14  2  check: low half of the CRC32C of bytes 0..14, 0xffff in place of 0
 /// ```
@@ -242,7 +245,8 @@ pub(crate) fn encode_entry(info: &BlockInfo) -> [u8; ENTRY] {
         return out;
     }
     out[0..4].copy_from_slice(&info.crc.to_le_bytes());
-    out[4..8].copy_from_slice(&info.version.epoch.0.to_le_bytes());
+    let zeroed = if info.zeroed { ZEROED } else { 0 };
+    out[4..8].copy_from_slice(&(info.version.epoch.0 | zeroed).to_le_bytes());
     out[8..14].copy_from_slice(&info.version.sequence.0.to_le_bytes()[..6]);
     let check = entry_check(&out);
     out[14..16].copy_from_slice(&check.to_le_bytes());
@@ -259,11 +263,10 @@ pub(crate) fn decode_entry(bytes: &[u8; ENTRY]) -> Option<BlockInfo> {
     }
     let mut sequence = [0u8; 8];
     sequence[..6].copy_from_slice(&bytes[8..14]);
-    let version = BlockVersion {
-        epoch: Epoch(u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]])),
-        sequence: Sequence(u64::from_le_bytes(sequence)),
-    };
-    Some(BlockInfo { version, crc: u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) })
+    let epoch = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    let version = BlockVersion { epoch: Epoch(epoch & !ZEROED), sequence: Sequence(u64::from_le_bytes(sequence)) };
+    let crc = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    Some(BlockInfo { version, crc, zeroed: epoch & ZEROED != 0 })
 }
 
 fn entry_check(bytes: &[u8; ENTRY]) -> u16 {

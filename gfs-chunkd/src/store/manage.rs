@@ -261,8 +261,9 @@ fn make(
         state: RwLock::new(State::default()),
         gate: Mutex::new(()),
     };
-    let mut state = State { configuration: configuration.clone(), intent: true, fresh: true, ..State::default() };
-    let record = JournalRecord::Create { header, configuration: configuration.clone() };
+    let configuration = configuration.clone();
+    let mut state = State { configuration, stored: Some(0), intent: true, fresh: true, ..State::default() };
+    let record = JournalRecord::Create { header, configuration: state.configuration.clone() };
     let appended = chunk.journal(&mut state, &record)?;
     if let Err(error) = chunk.write_new_file(&mut state, appended.start.0) {
         // Without this the replica would be there again, empty, after a restart.

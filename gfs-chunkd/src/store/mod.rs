@@ -161,6 +161,12 @@ impl Store {
         self.with(handle, |chunk| chunk.seek(offset, hole))
     }
 
+    /// How many blocks hold committed bytes, and up to which sequence that counts. A block that a `Zero` or `Truncate` has punched out as
+    /// a whole holds none; one into which zeros were written does. The table is read once, then the count is kept.
+    pub fn stored(&self, handle: ChunkHandle) -> Result<(u32, Sequence), StoreError> {
+        self.with(handle, |chunk| chunk.stored())
+    }
+
     /// Versions and checksums of committed blocks.
     pub fn blocks(&self, handle: ChunkHandle, first: u32, count: u32) -> Result<Vec<BlockInfo>, StoreError> {
         self.with(handle, |chunk| chunk.blocks(first, count))

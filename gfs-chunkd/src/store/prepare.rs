@@ -6,7 +6,7 @@
 
 use super::chunk::{Chunk, Prepared, State};
 use super::error::StoreError;
-use super::layout::{BLOCK, blocks_of};
+use super::layout::{BLOCK, ZEROED, blocks_of};
 use super::record::{JournalRecord, PREPARE, prepare_head};
 use super::types::BlockInfo;
 use bytes::Bytes;
@@ -64,7 +64,7 @@ impl Chunk {
             WriteKind::Data => data.len() as u64 == write.length && data.len() <= MAX_DATA,
             WriteKind::Zero | WriteKind::Truncate => data.is_empty(),
         };
-        if fits && payload && write.sequence().0 <= MAX_SEQUENCE {
+        if fits && payload && write.sequence().0 <= MAX_SEQUENCE && write.version.epoch.0 < ZEROED {
             return Ok(());
         }
         Err(StoreError::Malformed { handle: self.handle, offset: write.offset, length: write.length })
@@ -118,7 +118,7 @@ impl Chunk {
         let landed = &data[(prepared.landed - write.offset) as usize..];
         let front = (prepared.landed % BLOCK) as usize;
         let infos: Vec<BlockInfo> =
-            landed_crcs(landed, front).into_iter().map(|crc| BlockInfo { version: write.version, crc }).collect();
+            landed_crcs(landed, front).into_iter().map(|crc| BlockInfo::data(write.version, crc)).collect();
         debug_assert_eq!(infos.len(), blocks.len());
         let file = self.file()?;
         self.disk.direct.write_padded(&file, prepared.landed, landed)?;

@@ -7,6 +7,7 @@ use super::layout::{BLOCK, ENTRY, ZERO_CRC, blocks_of};
 use super::types::{BlockInfo, ReadOut};
 use bytes::Bytes;
 use crc_fast::crc32_iscsi;
+use gfs_core::ids::Sequence;
 use std::ops::Range;
 
 /// Entries of the block table looked at at once when searching for data or holes.
@@ -177,6 +178,25 @@ impl Chunk {
         }
         infos.resize(blocks.len(), BlockInfo::default());
         Ok(infos)
+    }
+
+    /// How much of it is stored. See `Store::stored`.
+    pub fn stored(&self) -> Result<(u32, Sequence), StoreError> {
+        if let State { stored: Some(blocks), committed, dead: false, .. } = *self.state.read() {
+            return Ok((blocks, committed));
+        }
+        let mut state = self.state.write();
+        if state.dead {
+            return Err(self.missing());
+        }
+        let entries = self.read_entries(&*self.file()?, 0, blocks_of(state.length))?;
+        let stored = (0..).zip(entries).filter(|(block, entry)| {
+            let known = state.overlay.get(block).map(|content| content.info).or(*entry);
+            known.is_none_or(|info| info.is_stored())
+        });
+        let blocks = stored.count() as u32;
+        state.stored = Some(blocks);
+        Ok((blocks, state.committed))
     }
 
     /// Committed blocks with their bytes. See `Store::fetch_blocks`.

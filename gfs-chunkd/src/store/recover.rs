@@ -378,7 +378,7 @@ impl Chunk {
             }
             // The block stays unreadable, with a version that any copy beats.
             tracing::warn!(handle = %self.handle, block, "the older part of a block is damaged");
-            content.info = BlockInfo { version: BlockVersion::default(), crc: (!content.info.crc).max(1) };
+            content.info = BlockInfo::data(BlockVersion::default(), (!content.info.crc).max(1));
         }
         self.extend_overlay(state, staged.blocks);
         // The journal was synced when it was opened.

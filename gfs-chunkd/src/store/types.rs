@@ -1,5 +1,6 @@
 //! The vocabulary between the store and its callers.
 
+use super::layout::ZERO_CRC;
 use bytes::Bytes;
 use gfs_core::ids::{BlockVersion, ChunkHandle, ClusterId, Generation, InodeId, Sequence};
 use gfs_core::meta::request::Configuration;
@@ -128,12 +129,29 @@ pub struct BlockInfo {
     pub version: BlockVersion,
     /// CRC32C of the whole block.
     pub crc: u32,
+    /// That write punched it out as a whole: it reads as zeros, and nothing of it is stored.
+    pub zeroed: bool,
 }
 
 impl BlockInfo {
+    /// A block with bytes.
+    pub fn data(version: BlockVersion, crc: u32) -> Self {
+        Self { version, crc, zeroed: false }
+    }
+
+    /// A block that was punched out.
+    pub(crate) fn zeroed(version: BlockVersion) -> Self {
+        Self { version, crc: ZERO_CRC, zeroed: true }
+    }
+
     /// Whether the block was ever written.
     pub fn is_written(&self) -> bool {
         *self != Self::default()
+    }
+
+    /// Whether it counts as stored.
+    pub fn is_stored(&self) -> bool {
+        self.is_written() && !self.zeroed
     }
 }
 

@@ -79,7 +79,7 @@ fn row(chunk: &Chunk) -> Vec<String> {
 mod tests {
     use super::*;
     use gfs_core::ids::{ChunkHandle, Epoch};
-    use gfs_core::meta::request::Configuration;
+    use gfs_core::meta::request::{Configuration, Stored};
 
     #[test]
     fn copies_show_primary_and_those_being_filled() {
@@ -89,7 +89,7 @@ mod tests {
             members: vec![ServerId(1), ServerId(2)],
             syncing: vec![ServerId(3)],
         };
-        let location = ChunkLocation { index: 7, handle: ChunkHandle(255), configuration };
+        let location = ChunkLocation { index: 7, handle: ChunkHandle(255), configuration, stored: Stored::default() };
         let addresses = BTreeMap::from([(1, "a:1".to_string()), (2, "b:1".to_string())]);
         let row = row(&chunk(&location, &addresses));
         assert_eq!(row, ["7", "00000000000000ff", "4", "1 a:1, 2 b:1 (primary), 3  (being filled)"]);

@@ -101,7 +101,9 @@ impl Record<'_> {
         match self.tail(&view)? {
             Tail::Missing { index, offset } => self.start_chunk(&view, index, offset).await,
             Tail::Attached { index, handle, offset } => match self.place(handle, offset, &self.data).await {
-                Ok(Placed::At { offset, cut }) => self.commit_at(UsedChunk { index, handle, cut }, offset).await,
+                Ok(Placed::At { offset, cut }) => {
+                    self.commit_at(UsedChunk { index, handle, cut, stored: None }, offset).await
+                }
                 Ok(Placed::NoRoom { tail }) => self.cross(index, handle, tail, watch).await,
                 Err(failure) => self.file.failed(failure, &[]),
             },
@@ -138,7 +140,7 @@ impl Record<'_> {
     async fn commit_at(&self, used: UsedChunk, landed: u64) -> Result<Attempt<u64>, ClientError> {
         let start = u64::from(used.index) * self.chunk_size() + landed;
         let min_size = Some(start + self.length());
-        let commit = Commit { attach: &[], used: vec![used], min_size, clear_suid: self.clear_suid };
+        let commit = Commit { attach: &[], used: vec![used], min_size, clear_suid: self.clear_suid, space: None };
         Ok(at(start, self.file.commit(self.context, commit).await?))
     }
 
@@ -153,7 +155,7 @@ impl Record<'_> {
             if let Err(failure) = self.file.make_empty(self.context, fresh[0].handle).await {
                 return self.file.failed(failure, &fresh);
             }
-            let commit = Commit { attach: &fresh, used: Vec::new(), min_size: None, clear_suid: false };
+            let commit = Commit { attach: &fresh, used: Vec::new(), min_size: None, clear_suid: false, space: None };
             self.file.commit(self.context, commit).await?;
             return Ok(Attempt::Stale);
         }
@@ -167,7 +169,7 @@ impl Record<'_> {
         }
         let start = u64::from(index) * self.chunk_size() + offset;
         let min_size = Some(start + self.length());
-        let commit = Commit { attach: &fresh, used: Vec::new(), min_size, clear_suid: self.clear_suid };
+        let commit = Commit { attach: &fresh, used: Vec::new(), min_size, clear_suid: self.clear_suid, space: None };
         Ok(at(start, self.file.commit(self.context, commit).await?))
     }
 }

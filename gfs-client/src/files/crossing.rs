@@ -135,11 +135,16 @@ impl Record<'_> {
         {
             return self.file.failed(failure, &fresh);
         }
-        let mut used = vec![UsedChunk { index: claim.index, handle: claim.handle, cut: claim.cut }];
+        let mut used = vec![UsedChunk { index: claim.index, handle: claim.handle, cut: claim.cut, stored: None }];
         used.extend(view.chunks.get(&next).and_then(|handle| written.used(next, *handle)));
         let start = u64::from(claim.index) * self.chunk_size() + claim.from;
-        let commit =
-            Commit { attach: &fresh, used, min_size: Some(start + self.length()), clear_suid: self.clear_suid };
+        let commit = Commit {
+            attach: &fresh,
+            used,
+            min_size: Some(start + self.length()),
+            clear_suid: self.clear_suid,
+            space: None,
+        };
         let committed = self.file.commit(self.context, commit).await?;
         // Stale: somebody has fenced us off and cuts the tail, or has truncated the file, which cut it too.
         claim.settled = true;
@@ -201,8 +206,8 @@ impl OpenFile {
             // The next attempt takes another chunk.
             return self.failed::<()>(failure, &[]).map(|_| false);
         }
-        let used = vec![UsedChunk { index: tail.0, handle: tail.1, cut: Epoch(0) }];
-        let commit = Commit { attach: &[empty], used, min_size: None, clear_suid: false };
+        let used = vec![UsedChunk { index: tail.0, handle: tail.1, cut: Epoch(0), stored: None }];
+        let commit = Commit { attach: &[empty], used, min_size: None, clear_suid: false, space: None };
         Ok(matches!(self.commit(context, commit).await?, Attempt::Done(())))
     }
 

@@ -12,6 +12,8 @@ mod sync;
 mod view;
 mod write;
 
+pub use space::Zeroing;
+
 use crate::client::Client;
 use crate::data::{Attempt, DataFailure};
 use crate::error::ClientError;

@@ -12,8 +12,19 @@ use gfs_core::ids::{ChunkHandle, Epoch};
 use gfs_core::meta::request::{Attributes, UsedChunk};
 use gfs_proto::v1::{self, data_request::Op};
 
+/// What becomes of a range that is zeroed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Zeroing {
+    /// A hole (FALLOC_FL_PUNCH_HOLE).
+    Punch,
+    /// Zeros that count as stored (FALLOC_FL_ZERO_RANGE with FALLOC_FL_KEEP_SIZE).
+    Keep,
+    /// The same, and the file grows to the range's end (FALLOC_FL_ZERO_RANGE).
+    Grow,
+}
+
 impl OpenFile {
-    /// Zeroes a range. The file grows to its end unless `keep_size`. Serves FALLOC_FL_ZERO_RANGE and FALLOC_FL_PUNCH_HOLE.
+    /// Zeroes a range.
     ///
     /// # Errors
     /// As `write`.
@@ -22,7 +33,7 @@ impl OpenFile {
         context: &CallContext,
         offset: u64,
         length: u64,
-        keep_size: bool,
+        how: Zeroing,
     ) -> Result<(), ClientError> {
         self.check_writable()?;
         self.end_of(offset, length)?;
@@ -30,7 +41,7 @@ impl OpenFile {
         let step = self.client().inner.chunk_size.saturating_mul(u64::from(MAX_COUNT) / 2);
         while done < length {
             let part = step.min(length - done);
-            self.zero_part(context, offset + done, part, keep_size).await?;
+            self.zero_part(context, offset + done, part, how).await?;
             done += part;
         }
         Ok(())
@@ -41,11 +52,11 @@ impl OpenFile {
         context: &CallContext,
         offset: u64,
         length: u64,
-        keep_size: bool,
+        how: Zeroing,
     ) -> Result<(), ClientError> {
         let mut redo = Redo::new();
         loop {
-            match self.zero_once(context, offset, length, keep_size).await? {
+            match self.zero_once(context, offset, length, how).await? {
                 Attempt::Done(()) => return Ok(()),
                 Attempt::Full => return Err(ClientError::NoSpace),
                 Attempt::Stale => self.forget_view(),
@@ -59,7 +70,7 @@ impl OpenFile {
         context: &CallContext,
         offset: u64,
         length: u64,
-        keep_size: bool,
+        how: Zeroing,
     ) -> Result<Attempt<()>, ClientError> {
         let chunk_size = self.client().inner.chunk_size;
         let parts: Vec<Span> = spans(offset, length, chunk_size).collect();
@@ -67,42 +78,32 @@ impl OpenFile {
         let view = self.view(context, first.index, last.index).await?;
         let end = offset + length;
         let mut used = Vec::new();
-        let mut moved = false;
         for part in &parts {
             let Some(handle) = view.chunks.get(&part.index).copied() else { continue };
-            match self.zero_in(context, (handle, view.epochs.get(&handle).copied()), *part).await {
-                Ok(changed) => moved |= changed,
-                Err(failure) => return self.failed(failure, &[]),
+            if let Err(failure) = self.zero_in(context, handle, *part).await {
+                return self.failed(failure, &[]);
             }
             // A cut before or after makes no difference: it leaves zeros too.
-            used.push(UsedChunk { index: part.index, handle, cut: Epoch(u32::MAX) });
+            used.push(UsedChunk { index: part.index, handle, cut: Epoch(u32::MAX), stored: None });
         }
-        let grows = !keep_size && end > view.attributes.size;
-        if grows || moved {
-            let commit = Commit { attach: &[], used, min_size: grows.then_some(end), clear_suid: false };
-            return self.commit(context, commit).await;
-        }
-        self.soft_times(context, false).await?;
-        Ok(Attempt::Done(()))
+        let grows = how == Zeroing::Grow && end > view.attributes.size;
+        let (min_size, promised) = (grows.then_some(end), how != Zeroing::Punch);
+        let space = Some(v1::Space { from: offset, to: end, promised });
+        self.commit(context, Commit { attach: &[], used, min_size, clear_suid: false, space }).await
     }
 
-    async fn zero_in(
-        &self,
-        context: &CallContext,
-        (handle, epoch): (ChunkHandle, Option<Epoch>),
-        part: Span,
-    ) -> Result<bool, DataFailure> {
+    async fn zero_in(&self, context: &CallContext, handle: ChunkHandle, part: Span) -> Result<(), DataFailure> {
         let client = self.client();
         let operation = client.inner.session.data_operation();
         let op = Op::Zero(v1::Zero { offset: part.offset, length: part.length, truncate: false });
-        let piece = Piece { inode: self.inner.inode, handle, epoch };
+        let piece = Piece::new(self.inner.inode, handle);
         let result = client.inner.data.change(piece, op, Bytes::new(), Some(&operation), &context.limit).await;
         self.note_dirty(std::iter::once(handle));
-        result.map(|changed| changed.moved)
+        result.map(drop)
     }
 
     /// fallocate(2) with mode 0 (or FALLOC_FL_KEEP_SIZE): makes sure that the cluster has room now, and grows the file to the range's end
-    /// unless `keep_size`. Space is not set aside: a later write may still find the cluster full.
+    /// unless `keep_size`. The range counts as stored from then on, but space is not set aside: a later write may still find the cluster full.
     ///
     /// # Errors
     /// `NoSpace`; as `write`.
@@ -120,10 +121,12 @@ impl OpenFile {
         if more > 0 && self.client().statfs(context).await?.free < more {
             return Err(ClientError::NoSpace);
         }
-        if keep_size || end <= attributes.size {
+        if end <= held(&attributes) {
             return Ok(());
         }
-        let commit = Commit { attach: &[], used: Vec::new(), min_size: Some(end), clear_suid: false };
+        let min_size = (!keep_size && end > attributes.size).then_some(end);
+        let space = Some(v1::Space { from: offset, to: end, promised: true });
+        let commit = Commit { attach: &[], used: Vec::new(), min_size, clear_suid: false, space };
         match self.commit(context, commit).await? {
             Attempt::Done(()) => Ok(()),
             Attempt::Stale | Attempt::Full => Err(ClientError::Refused(gfs_core::meta::request::Refusal::Stale)),

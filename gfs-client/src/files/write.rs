@@ -154,7 +154,7 @@ impl OpenFile {
             Ok(written) => written,
             Err(failure) => return self.failed(failure, &fresh),
         };
-        if in_place && !written.moved {
+        if in_place && !written.moved && !self.has_untold(&view) {
             match told {
                 Some(told) => told?,
                 None => self.soft_times(context, clear_suid).await?,
@@ -163,7 +163,7 @@ impl OpenFile {
         }
         let used = parts.iter().filter_map(|part| written.used(part.index, *view.chunks.get(&part.index)?));
         let min_size = (extends || written.moved).then_some(end);
-        self.commit(context, Commit { attach: &fresh, used: used.collect(), min_size, clear_suid }).await
+        self.commit(context, Commit { attach: &fresh, used: used.collect(), min_size, clear_suid, space: None }).await
     }
 
     /// What a failure of data means for the whole write.
@@ -242,6 +242,11 @@ impl OpenFile {
         self.client().flush_some();
     }
 
+    /// Whether a change in place has filled or made holes, which the master has to know.
+    pub(super) fn has_untold(&self, view: &View) -> bool {
+        view.chunks.values().any(|handle| self.client().inner.locations.is_untold(*handle))
+    }
+
     /// Tells the master of new times of a write that changed nothing else.
     pub(super) async fn soft_times(&self, context: &CallContext, clear_suid: bool) -> Result<(), ClientError> {
         self.state().dirty.lock().times = true;
@@ -265,26 +270,38 @@ pub(super) struct Commit<'a> {
     pub(super) used: Vec<UsedChunk>,
     pub(super) min_size: Option<u64>,
     pub(super) clear_suid: bool,
+    /// Space promised or given back.
+    pub(super) space: Option<v1::Space>,
 }
 
 impl OpenFile {
     /// Makes finished writes part of the file.
     pub(super) async fn commit(&self, context: &CallContext, commit: Commit<'_>) -> Result<Attempt<()>, ClientError> {
         let inode: InodeId = self.inner.inode;
-        let indexed =
-            |(index, handle): &(u32, ChunkHandle)| v1::IndexedChunk { index: *index, handle: handle.0, cut: 0 };
+        let locations = &self.client().inner.locations;
+        let indexed = |(index, handle): &(u32, ChunkHandle)| v1::IndexedChunk {
+            index: *index,
+            handle: handle.0,
+            ..v1::IndexedChunk::default()
+        };
         let attached: Vec<(u32, ChunkHandle)> = commit.attach.iter().map(|fresh| (fresh.index, fresh.handle)).collect();
+        // How much is stored in the new chunks is told of like that in the others.
+        let fresh = |fresh: &Fresh| UsedChunk { index: fresh.index, handle: fresh.handle, cut: Epoch(0), stored: None };
+        let used = commit.used.into_iter().chain(commit.attach.iter().map(fresh));
+        let used: Vec<_> = used.map(|used| UsedChunk { stored: locations.count(used.handle), ..used }).collect();
         let wire = v1::CommitWrite {
             inode: inode.0,
             attach: attached.iter().map(indexed).collect(),
-            used: commit.used.iter().map(used_chunk).collect(),
+            used: used.iter().map(used_chunk).collect(),
             min_size: commit.min_size,
             clear_suid: commit.clear_suid,
+            space: commit.space,
         };
         let request = v1::Request { kind: Some(Kind::CommitWrite(wire)) };
         match self.client().mutate_wire("write", context, request).await {
             Ok((reply, grant_ms, stamp)) => {
                 self.client().note_commit(inode, reply.attributes, stamp, grant_ms, &attached);
+                used.iter().for_each(|used| locations.count_told(used.handle, used.stored.unwrap_or_default()));
                 Ok(Attempt::Done(()))
             }
             Err(ClientError::Refused(Refusal::Stale)) => {
@@ -303,7 +320,8 @@ impl OpenFile {
 }
 
 fn used_chunk(used: &UsedChunk) -> v1::IndexedChunk {
-    v1::IndexedChunk { index: used.index, handle: used.handle.0, cut: used.cut.0 }
+    let stored = used.stored.map(Into::into);
+    v1::IndexedChunk { index: used.index, handle: used.handle.0, cut: used.cut.0, stored }
 }
 
 /// What finished writes came to.
@@ -324,7 +342,7 @@ impl Written {
 
     /// How a `CommitWrite` tells of an attached chunk that was written.
     pub(super) fn used(&self, index: u32, handle: ChunkHandle) -> Option<UsedChunk> {
-        self.cuts.get(&handle).map(|cut| UsedChunk { index, handle, cut: *cut })
+        self.cuts.get(&handle).map(|cut| UsedChunk { index, handle, cut: *cut, stored: None })
     }
 }
 

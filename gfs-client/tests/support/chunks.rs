@@ -5,12 +5,14 @@ use bytes::Bytes;
 use gfs_core::ids::{ChunkHandle, ServerId};
 use gfs_core::meta::command::{Command, CommandReply, ServerIdentity};
 use gfs_net::{DataHandler, Incoming, ServeLimits, crc32c};
-use gfs_proto::v1::{DataReply, DataRequest, data_reply::Status, data_request::Op};
+use gfs_proto::v1::{DataReply, DataRequest, Stored, data_reply::Status, data_request::Op};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+
+const BLOCK: u64 = 4096;
 
 #[derive(Default)]
 struct Chunk {
@@ -19,6 +21,10 @@ struct Chunk {
     tail: u64,
     /// The last cut, by the epoch that it began.
     cut: u32,
+    /// Blocks that hold bytes.
+    blocks: BTreeSet<u64>,
+    /// Mutations so far.
+    sequence: u64,
     /// Answers by (session, operation).
     done: HashMap<(u64, u64), DataReply>,
 }
@@ -154,6 +160,9 @@ impl ChunkServers {
             Op::Zero(zero) => {
                 let end = (zero.offset + zero.length).min(chunk_size);
                 chunk.bytes[zero.offset as usize..end as usize].fill(0);
+                chunk
+                    .blocks
+                    .retain(|block| !(zero.offset..end).contains(&(block * BLOCK)) || (block + 1) * BLOCK > end);
                 if zero.truncate {
                     chunk.tail = chunk.tail.min(zero.offset);
                 }
@@ -166,6 +175,9 @@ impl ChunkServers {
             _ => {}
         }
         if request.operation != 0 {
+            chunk.sequence += 1;
+            let blocks = chunk.blocks.len() as u32;
+            reply.stored = Some(Stored { blocks, epoch: request.epoch, sequence: chunk.sequence });
             chunk.done.insert(id, reply.clone());
         }
         (reply, out)
@@ -177,6 +189,7 @@ fn put(chunk: &mut Chunk, offset: u64, payload: &[u8], crc: u32, reply: &mut Dat
     let end = offset as usize + payload.len();
     chunk.bytes[offset as usize..end].copy_from_slice(payload);
     chunk.tail = chunk.tail.max(end as u64);
+    chunk.blocks.extend(offset / BLOCK..(end as u64).div_ceil(BLOCK));
     (reply.length, reply.cut) = (chunk.tail, chunk.cut);
 }
 

@@ -206,7 +206,7 @@ impl Master {
             if let Some(zero) = &*self.zero.lock() {
                 zero(cut.handle, cut.from);
             }
-            self.apply(&Command::FinishShrink { inode: cut.inode, handle: cut.handle, epoch: cut.epoch });
+            self.apply(&Command::FinishShrink { inode: cut.inode, handle: cut.handle, epoch: cut.epoch, stored: None });
         }
     }
 

@@ -48,8 +48,8 @@ impl State {
             Command::Reconfigure { handle, expected, next } => {
                 CommandReply::Configuration(self.reconfigure(*handle, *expected, next))
             }
-            Command::FinishShrink { inode, handle, epoch } => {
-                self.finish_shrink(*inode, *handle, *epoch);
+            Command::FinishShrink { inode, handle, epoch, stored } => {
+                self.finish_shrink(*inode, *handle, *epoch, *stored);
                 CommandReply::Done
             }
             Command::ReapOrphans { inodes } => {
@@ -125,8 +125,8 @@ impl State {
             }
             Request::SetLock { .. } | Request::ReleaseLocks { .. } => self.lock(context, request),
             Request::AllocateChunks { replicas, placements } => self.allocate(context, *replicas, placements),
-            Request::CommitWrite { inode, attach, used, min_size, clear_suid } => {
-                let write = super::write::Write { inode: *inode, attach, used, min_size: *min_size };
+            Request::CommitWrite { inode, attach, used, min_size, clear_suid, space } => {
+                let write = super::write::Write { inode: *inode, attach, used, min_size: *min_size, space: *space };
                 self.commit_write(context, write, *clear_suid)
             }
             Request::TouchAccess { inode } => {

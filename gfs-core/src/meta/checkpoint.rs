@@ -25,7 +25,7 @@ use std::cell::Cell;
 /// First bytes of the state in a checkpoint.
 pub const MAGIC: &[u8; 8] = b"gfs-meta";
 /// Version written; all up to it are read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Why a state cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -167,6 +167,7 @@ struct Decoder<'a, 'b, E> {
 }
 
 struct Head {
+    version: u64,
     cluster: ClusterId,
     chunk_size: u64,
     default_replicas: u8,
@@ -193,7 +194,7 @@ impl<E> Decoder<'_, '_, E> {
         let tombstones = Tombstones::restore(self.table(8, &mut |key, epoch| Tombstones::accepts(key, epoch))?);
         self.begin(9)?;
         let namespace = Namespace::decode(self.reader)?;
-        let Head { cluster, chunk_size, default_replicas, .. } = head;
+        let Head { version, cluster, chunk_size, default_replicas, .. } = head;
         #[rustfmt::skip]
         let mut state = State {
             cluster, chunk_size, default_replicas, namespace, chunks, servers, sessions, locks, shrinks, tombstones,
@@ -203,6 +204,9 @@ impl<E> Decoder<'_, '_, E> {
         }
         self.section.set("whole state");
         state.reconcile()?;
+        if version == 1 {
+            state.count_all();
+        }
         Ok(state)
     }
 
@@ -212,12 +216,13 @@ impl<E> Decoder<'_, '_, E> {
             return Err(malformed("magic").into());
         }
         let version = reader.varint("version")?;
-        if version != u64::from(VERSION) {
+        if !(1..=u64::from(VERSION)).contains(&version) {
             return Err(DecodeError::Version { found: u32::try_from(version).unwrap_or(u32::MAX) });
         }
         let cluster = reader.take(16, "cluster")?;
         let cluster = <[u8; 16]>::try_from(cluster).map_err(|_| malformed("cluster"))?;
         let head = Head {
+            version,
             cluster: ClusterId(u128::from_le_bytes(cluster)),
             chunk_size: reader.varint("chunk size")?,
             default_replicas: reader.byte("default replicas")?,

@@ -4,10 +4,10 @@
 //! members differ from their goal. It never decides who the members are, knows no server but by number, and
 //! what becomes of a replica that is no longer named is another room's.
 //!
-//! An attached chunk costs about 30 bytes: one record by (inode, index), one reference by handle.
+//! An attached chunk costs about 35 bytes: one record by (inode, index), one reference by handle.
 
 use super::records::{configuration, put_configuration};
-use super::request::{ChunkLocation, Configuration};
+use super::request::{ChunkLocation, Configuration, Stored};
 use crate::arena::codec::{SliceReader, put_varint};
 use crate::arena::{Record, Table};
 use crate::ids::{COUNTER_BITS, ChunkHandle, Epoch, Generation, InodeId, SessionId};
@@ -32,12 +32,15 @@ pub struct ChunkInfo {
     pub reserved: Option<SessionId>,
     /// The epoch that its last cut began; 0 is never.
     pub cut: Epoch,
+    /// How much of it is stored.
+    pub stored: Stored,
 }
 
 impl ChunkInfo {
     /// As clients see it.
     pub fn location(&self) -> ChunkLocation {
-        ChunkLocation { index: self.index, handle: self.handle, configuration: self.configuration.clone() }
+        let (index, handle, stored) = (self.index, self.handle, self.stored);
+        ChunkLocation { index, handle, configuration: self.configuration.clone(), stored }
     }
 
     /// How many members are missing.
@@ -66,6 +69,7 @@ pub(crate) struct ChunkRecord {
     pub(crate) goal: u8,
     pub(crate) cut: Epoch,
     pub(crate) configuration: Configuration,
+    pub(crate) stored: Stored,
 }
 
 /// Where a chunk's record is.
@@ -92,6 +96,7 @@ impl Record for ChunkRecord {
         out.push(self.goal);
         put_varint(out, u64::from(self.cut.0));
         put_configuration(out, &self.configuration);
+        self.stored.encode(out);
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
@@ -100,7 +105,8 @@ impl Record for ChunkRecord {
         let goal = reader.byte().filter(|goal| (1..=MAX_GOAL).contains(goal))?;
         let cut = Epoch(reader.varint32()?);
         let configuration = configuration(&mut reader)?;
-        reader.0.is_empty().then_some(Self { handle, goal, cut, configuration })
+        let stored = Stored::decode(&mut reader)?;
+        reader.0.is_empty().then_some(Self { handle, goal, cut, configuration, stored })
     }
 }
 
@@ -245,7 +251,8 @@ impl ChunkTable {
         let handle = ChunkHandle::new(self.generation, self.next);
         self.next += 1;
         self.owners.insert(key(handle), &Owner::Session(session));
-        self.reserved.insert((session.0, handle.0), &ChunkRecord { handle, goal, cut: Epoch(0), configuration });
+        let record = ChunkRecord { handle, goal, cut: Epoch(0), configuration, stored: Stored::default() };
+        self.reserved.insert((session.0, handle.0), &record);
         handle
     }
 
@@ -282,6 +289,14 @@ impl ChunkTable {
         (record.configuration.epoch, record.cut) = (epoch, epoch);
         self.put(inode, index, &record);
         Some((record.handle, epoch))
+    }
+
+    /// Notes how much of an attached chunk is stored.
+    pub(crate) fn set_stored(&mut self, inode: InodeId, index: u32, stored: Stored) {
+        let place = (inode.0, u64::from(index));
+        if let Some(record) = self.attached.get(place).filter(|record| record.stored != stored) {
+            self.attached.insert(place, &ChunkRecord { stored, ..record });
+        }
     }
 
     /// Sets the goal of all chunks of a file.
@@ -366,13 +381,13 @@ impl ChunkTable {
 }
 
 fn attached(inode: InodeId, index: u32, record: ChunkRecord) -> ChunkInfo {
-    let ChunkRecord { handle, goal, cut, configuration } = record;
-    ChunkInfo { handle, inode, index, configuration, goal, reserved: None, cut }
+    let ChunkRecord { handle, goal, cut, configuration, stored } = record;
+    ChunkInfo { handle, inode, index, configuration, goal, reserved: None, cut, stored }
 }
 
 fn reserved(session: SessionId, record: ChunkRecord) -> ChunkInfo {
-    let ChunkRecord { handle, goal, cut, configuration } = record;
-    ChunkInfo { handle, inode: InodeId(0), index: 0, configuration, goal, reserved: Some(session), cut }
+    let ChunkRecord { handle, goal, cut, configuration, stored } = record;
+    ChunkInfo { handle, inode: InodeId(0), index: 0, configuration, goal, reserved: Some(session), cut, stored }
 }
 
 /// The first configuration of a new chunk: the first server is its primary.

@@ -1,7 +1,7 @@
 //! Facts about the chunk table.
 
 use super::*;
-use crate::ids::ServerId;
+use crate::ids::{BlockVersion, Sequence, ServerId};
 
 const FILE: InodeId = InodeId(40);
 const SESSION: SessionId = SessionId(3);
@@ -71,7 +71,10 @@ fn an_attached_chunk_costs_less_than_fifty_bytes() {
     let count = 100_000;
     for number in 0..count {
         let handle = table.reserve(SESSION, servers(&[200, 100, 300]), 3);
-        table.attach(SESSION, handle, (InodeId::new(Generation(1), 2 + number), 0), 3);
+        let inode = InodeId::new(Generation(1), 2 + number);
+        table.attach(SESSION, handle, (inode, 0), 3);
+        let at = BlockVersion { epoch: Epoch(1), sequence: Sequence(1_000) };
+        table.set_stored(inode, 0, Stored { blocks: 16_384, at });
     }
     let each = table.memory_bytes() / count;
     assert!(each <= 50, "{each} bytes a chunk");

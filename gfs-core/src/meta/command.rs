@@ -2,7 +2,7 @@
 //!
 //! `State::apply` is the only reader. Anything that is not here is soft state and is lost with the process.
 
-use super::request::{ClientCommand, Configuration, Reply, Timestamp};
+use super::request::{ClientCommand, Configuration, Reply, Stored, Timestamp};
 use crate::ids::{ChunkHandle, Epoch, InodeId, ServerId, SessionId};
 
 /// What the leader adds to an entry, so that `apply` needs no clock and no randomness.
@@ -87,6 +87,8 @@ pub enum Command {
         handle: ChunkHandle,
         /// The epoch in which it was zeroed; an older one is ignored.
         epoch: Epoch,
+        /// How much of the chunk is stored after it.
+        stored: Option<Stored>,
     },
     /// Frees orphans that no session holds open.
     ReapOrphans {

@@ -19,6 +19,7 @@ pub mod servers;
 pub mod sessions;
 pub mod shrinks;
 pub mod state;
+mod stored;
 pub mod tombstones;
 pub mod write;
 

@@ -3,6 +3,7 @@
 //! This room owns the vocabulary between the master and everybody else, in core types. It decides
 //! nothing. The wire forms and the conversions are in `gfs-proto`.
 
+pub use super::stored::{Space, Stored, UsedChunk};
 use crate::ids::{ChunkHandle, Epoch, InodeId, OperationId, ServerId, SessionId};
 use std::sync::Arc;
 
@@ -82,7 +83,7 @@ pub struct Attributes {
     pub rdev: u32,
     /// Length in bytes; of a symlink its target's.
     pub size: u64,
-    /// Bytes that attached chunks can hold below the size: what `st_blocks` is derived from.
+    /// Bytes that are stored in attached chunks, in whole blocks, or promised: what `st_blocks` is derived from.
     pub allocated: u64,
     /// Last access.
     pub atime: Timestamp,
@@ -324,12 +325,14 @@ pub enum Request {
         inode: InodeId,
         /// Reserved chunks to attach: (index, handle). An index that already has another chunk is `Stale`.
         attach: Vec<(u32, ChunkHandle)>,
-        /// Attached chunks that the write went to, checked only.
+        /// Chunks that the write went to, checked; what is stored of them is noted. May name those of `attach` too.
         used: Vec<UsedChunk>,
         /// The size becomes at least this; `None` leaves it.
         min_size: Option<u64>,
         /// Clear set-id bits, as a write by an unprivileged user must.
         clear_suid: bool,
+        /// Space that counts as stored from now on, or no more.
+        space: Option<Space>,
     },
     /// Sets atime as a read does (relatime is the client's decision). Never goes back.
     TouchAccess {
@@ -341,17 +344,6 @@ pub enum Request {
         /// Times of writes too, which may still be soft; fdatasync does without.
         times: bool,
     },
-}
-
-/// An attached chunk that a write went to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct UsedChunk {
-    /// Its place in the file, in chunks.
-    pub index: u32,
-    /// Its handle.
-    pub handle: ChunkHandle,
-    /// The last cut of the chunk that the write came after, as its primary said; 0 is none.
-    pub cut: Epoch,
 }
 
 /// A server that holds chunks, as told to clients.
@@ -385,6 +377,8 @@ pub struct ChunkLocation {
     pub handle: ChunkHandle,
     /// Who holds it.
     pub configuration: Configuration,
+    /// How much of it is stored.
+    pub stored: Stored,
 }
 
 /// One entry of a directory listing.

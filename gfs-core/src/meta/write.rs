@@ -5,12 +5,14 @@
 
 use super::apply::Context;
 use super::chunks::{ChunkInfo, MAX_GOAL, first_configuration, is_valid};
-use super::request::{AttributeChanges, Attributes, Configuration, FileType, Refusal, Reply, Request, UsedChunk};
+use super::request::{
+    AttributeChanges, Attributes, Configuration, FileType, Refusal, Reply, Request, Space, Stored, UsedChunk,
+};
 use super::shrinks::Shrink;
 use super::state::State;
 use super::tombstones::Tombstone;
 use crate::ids::{ChunkHandle, Epoch, InodeId, ServerId, SessionId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most chunks that a session may have reserved and not attached.
 pub const MAX_RESERVED: usize = 1_024;
@@ -26,6 +28,7 @@ pub(crate) struct Write<'a> {
     pub(crate) attach: &'a [(u32, ChunkHandle)],
     pub(crate) used: &'a [UsedChunk],
     pub(crate) min_size: Option<u64>,
+    pub(crate) space: Option<Space>,
 }
 
 impl State {
@@ -81,19 +84,56 @@ impl State {
         if before.file_type != FileType::File {
             return Err(Refusal::Invalid);
         }
-        if write.min_size.is_some_and(|size| size > self.max_size()) {
+        let end = write.space.map(|space| space.to).max(write.min_size);
+        if end.is_some_and(|end| end > self.max_size()) {
             return Err(Refusal::TooLarge);
         }
         let grows = write.min_size.is_some_and(|size| size > before.size);
         let fresh = self.check_chunks(context.session, write, grows)?;
         let after = self.namespace.commit_write(inode, write.min_size, clear_suid, context.stamp.now)?;
-        let grown = self.covered(inode, before.size, after.size);
         for (index, handle) in &fresh {
             self.chunks.attach(context.session, *handle, (inode, *index), before.replicas.clamp(1, MAX_GOAL));
         }
-        let attached: u64 = fresh.iter().map(|(index, _)| self.overlap(*index, 0, after.size)).sum();
-        self.set_allocated(inode, before.allocated.saturating_add(grown).saturating_add(attached))?;
+        self.note_stored(inode, write, after.size)?;
+        if let Some(space) = write.space {
+            self.namespace.note_space(inode, space)?;
+        }
         self.attributes_reply(inode, false)
+    }
+
+    /// Notes what a write says of its chunks. Of one that it says nothing of, and that was never counted, all below the size counts.
+    fn note_stored(&mut self, inode: InodeId, write: Write<'_>, size: u64) -> Result<(), Refusal> {
+        let mut told: BTreeMap<u32, Option<Stored>> = write.attach.iter().map(|(index, _)| (*index, None)).collect();
+        told.extend(write.used.iter().map(|used| (used.index, used.stored.filter(Stored::is_counted))));
+        let after = |(index, told): (u32, Option<Stored>)| {
+            let info = self.chunks.at(inode, index)?;
+            let stored = match told {
+                Some(told) => self.later(&info, told),
+                None => info.stored.or_all_of(self.overlap(index, size)),
+            };
+            Some((info, stored))
+        };
+        let counts: Vec<_> = told.into_iter().filter_map(after).collect();
+        self.recount(inode, &counts)
+    }
+
+    /// The later of what is known of a chunk and of what a primary has counted. A count of an epoch to come is nobody's.
+    fn later(&self, info: &ChunkInfo, told: Stored) -> Stored {
+        if told.at <= info.stored.at || told.at.epoch > info.configuration.epoch {
+            return info.stored;
+        }
+        let most = self.chunk_size.div_ceil(Stored::BLOCK) as u32;
+        Stored { blocks: told.blocks.min(most), ..told }
+    }
+
+    /// Gives chunks of a file, as they are known, new counts.
+    fn recount(&mut self, inode: InodeId, counts: &[(ChunkInfo, Stored)]) -> Result<(), Refusal> {
+        let mut allocated = self.namespace.allocated(inode)?;
+        for (info, stored) in counts {
+            allocated = allocated.saturating_sub(info.stored.bytes()).saturating_add(stored.bytes());
+            self.chunks.set_stored(inode, info.index, *stored);
+        }
+        self.namespace.set_allocated(inode, allocated)
     }
 
     /// The chunks that are to be attached, once it is sure that all of a write fits. A chunk that is there already
@@ -169,47 +209,61 @@ impl State {
     fn resize(&mut self, before: &Attributes, size: u64) -> Result<(), Refusal> {
         let inode = before.inode;
         if size > before.size {
-            let grown = self.covered(inode, before.size, size);
-            return self.set_allocated(inode, before.allocated.saturating_add(grown));
+            return Ok(());
         }
-        let cut = self.covered(inode, size, before.size);
+        let mut allocated = self.namespace.allocated(inode)?;
         let first_gone = size.div_ceil(self.chunk_size);
         if let Ok(first) = u32::try_from(first_gone) {
-            let gone: Vec<_> = self.chunks.of_file(inode, first).map(|info| info.handle).collect();
-            gone.into_iter().for_each(|handle| self.bury(handle));
+            let gone: Vec<_> = self.chunks.of_file(inode, first).map(|info| (info.handle, info.stored)).collect();
+            for (handle, stored) in gone {
+                allocated = allocated.saturating_sub(stored.bytes());
+                self.bury(handle);
+            }
         }
+        self.namespace.set_allocated(inode, allocated)?;
         if self.shrinks.get(inode).is_some_and(|shrink| u64::from(shrink.index) >= first_gone) {
             self.shrinks.remove(inode);
         }
         let from = size % self.chunk_size;
         if size < before.size && from != 0 {
-            let index = (size / self.chunk_size) as u32;
-            if let Some((handle, epoch)) = self.chunks.cut(inode, index) {
-                self.shrinks.set(Shrink { inode, handle, index, from, epoch });
-            }
+            self.cut(inode, (size / self.chunk_size) as u32, from)?;
         }
-        self.set_allocated(inode, before.allocated.saturating_sub(cut))
+        Ok(())
     }
 
-    /// Bytes of a range of a file that attached chunks hold.
-    fn covered(&self, inode: InodeId, from: u64, to: u64) -> u64 {
-        if from >= to {
-            return 0;
+    /// Counts of every chunk all that lies below the size of its file: version 1 of the state said no more.
+    pub(crate) fn count_all(&mut self) {
+        let files: BTreeSet<InodeId> = self
+            .chunks
+            .iter_from(ChunkHandle(0))
+            .filter(|info| info.reserved.is_none())
+            .map(|info| info.inode)
+            .collect();
+        for inode in files {
+            let Some(attributes) = self.namespace.attributes(inode) else { continue };
+            let all = |info: ChunkInfo| {
+                let stored = info.stored.or_all_of(self.overlap(info.index, attributes.size));
+                (info, stored)
+            };
+            let counts: Vec<_> = self.chunks.of_file(inode, 0).map(all).collect();
+            // It has been a sum of bytes, not of blocks.
+            let _ = self.namespace.set_allocated(inode, 0);
+            let _ = self.recount(inode, &counts);
         }
-        let Ok(first) = u32::try_from(from / self.chunk_size) else { return 0 };
-        let chunks = self.chunks.of_file(inode, first);
-        let inside = chunks.take_while(|info| u64::from(info.index) * self.chunk_size < to);
-        inside.map(|info| self.overlap(info.index, from, to)).sum()
     }
 
-    /// Bytes of a range that lie in the chunk at an index.
-    fn overlap(&self, index: u32, from: u64, to: u64) -> u64 {
-        let start = u64::from(index) * self.chunk_size;
-        (start + self.chunk_size).min(to).saturating_sub(start.max(from))
+    /// Cuts the chunk at an index, if there is one, from an offset in it on.
+    fn cut(&mut self, inode: InodeId, index: u32, from: u64) -> Result<(), Refusal> {
+        let Some(info) = self.chunks.at(inode, index) else { return Ok(()) };
+        let Some((handle, epoch)) = self.chunks.cut(inode, index) else { return Ok(()) };
+        self.shrinks.set(Shrink { inode, handle, index, from, epoch });
+        let stored = info.stored.cut(from, epoch);
+        self.recount(inode, &[(info, stored)])
     }
 
-    fn set_allocated(&mut self, inode: InodeId, allocated: u64) -> Result<(), Refusal> {
-        self.namespace.set_allocated(inode, allocated)
+    /// Bytes of a chunk that lie below the size of its file.
+    fn overlap(&self, index: u32, size: u64) -> u64 {
+        size.saturating_sub(u64::from(index) * self.chunk_size).min(self.chunk_size)
     }
 
     /// Takes a chunk out of the table and condemns its replicas.
@@ -233,7 +287,14 @@ impl State {
         self.locks.release_inode(inode);
     }
 
-    pub(crate) fn finish_shrink(&mut self, inode: InodeId, handle: ChunkHandle, epoch: Epoch) {
+    /// A tail is zeroed; `stored` is what the primary has counted after it.
+    pub(crate) fn finish_shrink(&mut self, inode: InodeId, handle: ChunkHandle, epoch: Epoch, stored: Option<Stored>) {
+        let info = self.chunks.get(handle).filter(|info| info.inode == inode);
+        if let (Some(info), Some(told)) = (info, stored.filter(Stored::is_counted)) {
+            let stored = self.later(&info, told);
+            // A chunk's file is there as long as the chunk is.
+            let _ = self.recount(inode, &[(info, stored)]);
+        }
         let done = |shrink: &Shrink| shrink.handle == handle && epoch >= shrink.epoch;
         if self.shrinks.get(inode).as_ref().is_some_and(done) {
             self.shrinks.remove(inode);

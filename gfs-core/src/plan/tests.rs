@@ -39,6 +39,7 @@ fn chunk(handle: u64, members: &[u16], syncing: &[u16], goal: u8) -> ChunkInfo {
         goal,
         reserved: None,
         cut: Epoch(0),
+        stored: Default::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 //! This room owns the types between the state machine and its driver. It decides nothing.
 
 use crate::ids::{BlockVersion, Epoch, OperationId, Sequence, ServerId};
-use crate::meta::request::Configuration;
+use crate::meta::request::{Configuration, Stored};
 
 /// Names a request that waits for its answer; opaque to the state machine.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -115,12 +115,14 @@ pub struct Outcome {
     pub settled: Option<SettledAs>,
     /// Of a write: the last cut of the chunk that it came after; 0 is none.
     pub cut: Epoch,
+    /// Of a mutation: how much of the chunk is stored now. The driver's to fill in, which knows the blocks.
+    pub stored: Option<Stored>,
 }
 
 impl Outcome {
     /// An answer that says nothing but how it ended.
     pub fn of(status: Status) -> Self {
-        Self { status, offset: 0, sequence: Sequence(0), settled: None, cut: Epoch(0) }
+        Self { status, offset: 0, sequence: Sequence(0), settled: None, cut: Epoch(0), stored: None }
     }
 
     /// An answer with a place in the history.

@@ -3,7 +3,7 @@
 use super::handles::FileHandle;
 use super::{Call, Fs, inodes};
 use crate::errno::{Errno, Result};
-use gfs_client::{AttributeChanges, Request};
+use gfs_client::{AttributeChanges, Request, Zeroing};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -17,8 +17,8 @@ const COPY_TIME: Duration = Duration::from_secs(1);
 enum Allocation {
     /// Make sure that writes there find space.
     Reserve { keep_size: bool },
-    /// Bytes there become zero, with or without space behind them.
-    Zero { keep_size: bool },
+    /// Bytes there become zero.
+    Zero(Zeroing),
 }
 
 fn allocation(mode: i32) -> Result<Allocation> {
@@ -29,8 +29,9 @@ fn allocation(mode: i32) -> Result<Allocation> {
     match mode {
         0 => Ok(Allocation::Reserve { keep_size: false }),
         KEEP => Ok(Allocation::Reserve { keep_size: true }),
-        PUNCH_KEEP | ZERO_KEEP => Ok(Allocation::Zero { keep_size: true }),
-        ZERO => Ok(Allocation::Zero { keep_size: false }),
+        PUNCH_KEEP => Ok(Allocation::Zero(Zeroing::Punch)),
+        ZERO_KEEP => Ok(Allocation::Zero(Zeroing::Keep)),
+        ZERO => Ok(Allocation::Zero(Zeroing::Grow)),
         _ => Err(Errno(libc::EOPNOTSUPP)),
     }
 }
@@ -49,7 +50,7 @@ impl Fs {
         self.clear_set_id(call, &handle).await?;
         match what {
             Allocation::Reserve { keep_size } => handle.file.allocate(&call.context, offset, length, keep_size).await?,
-            Allocation::Zero { keep_size } => handle.file.zero_range(&call.context, offset, length, keep_size).await?,
+            Allocation::Zero(how) => handle.file.zero_range(&call.context, offset, length, how).await?,
         }
         self.access.changed(handle.inode);
         Ok(())
@@ -139,9 +140,9 @@ mod tests {
         let keep = libc::FALLOC_FL_KEEP_SIZE;
         assert_eq!(allocation(0), Ok(Allocation::Reserve { keep_size: false }));
         assert_eq!(allocation(keep), Ok(Allocation::Reserve { keep_size: true }));
-        assert_eq!(allocation(libc::FALLOC_FL_PUNCH_HOLE | keep), Ok(Allocation::Zero { keep_size: true }));
-        assert_eq!(allocation(libc::FALLOC_FL_ZERO_RANGE), Ok(Allocation::Zero { keep_size: false }));
-        assert_eq!(allocation(libc::FALLOC_FL_ZERO_RANGE | keep), Ok(Allocation::Zero { keep_size: true }));
+        assert_eq!(allocation(libc::FALLOC_FL_PUNCH_HOLE | keep), Ok(Allocation::Zero(Zeroing::Punch)));
+        assert_eq!(allocation(libc::FALLOC_FL_ZERO_RANGE), Ok(Allocation::Zero(Zeroing::Grow)));
+        assert_eq!(allocation(libc::FALLOC_FL_ZERO_RANGE | keep), Ok(Allocation::Zero(Zeroing::Keep)));
     }
 
     #[test]

@@ -149,7 +149,7 @@ fn request_weight(request: &Request) -> usize {
         Request::SetXattr { name, value, .. } => name.len() + value.len(),
         Request::RemoveXattr { name, .. } => name.len(),
         Request::AllocateChunks { placements, .. } => placements.iter().map(|list| 4 + 4 * list.len()).sum(),
-        Request::CommitWrite { attach, used, .. } => 14 * attach.len() + 20 * used.len(),
+        Request::CommitWrite { attach, used, .. } => 14 * attach.len() + 40 * used.len(),
         _ => 0,
     }
 }

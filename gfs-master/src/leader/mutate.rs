@@ -215,6 +215,10 @@ impl Leader {
         {
             self.wait_for_shrink(attributes.inode).await?;
             *pending_shrink = false;
+            // How much the zeroing has left is known only now.
+            if let Some(now) = self.machine.state().attributes(attributes.inode) {
+                attributes.allocated = now.allocated;
+            }
         }
         let grant_ms = self.grant_reply(id.session, &request, &reply);
         self.times.show_reply(&mut reply);

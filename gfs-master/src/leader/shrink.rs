@@ -5,6 +5,7 @@
 use super::{Leader, ServeError};
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId};
 use gfs_core::meta::command::Command;
+use gfs_core::meta::request::Stored;
 use gfs_core::meta::shrinks::Shrink;
 use gfs_proto::v1;
 use std::sync::Arc;
@@ -68,14 +69,20 @@ impl Leader {
         }
     }
 
-    /// A primary says that a tail is zeroed on all members.
+    /// A primary says that a tail is zeroed on all members, and how much of the chunk is stored since.
     ///
     /// # Errors
     /// The log's.
-    pub async fn finish_shrink(&self, inode: InodeId, handle: ChunkHandle, epoch: Epoch) -> Result<(), ServeError> {
+    pub async fn finish_shrink(
+        &self,
+        inode: InodeId,
+        handle: ChunkHandle,
+        epoch: Epoch,
+        stored: Option<Stored>,
+    ) -> Result<(), ServeError> {
         let pending = self.machine.state().shrink(inode).is_some_and(|shrink| shrink.handle == handle);
         if pending {
-            self.consensus.propose(Command::FinishShrink { inode, handle, epoch }).await?;
+            self.consensus.propose(Command::FinishShrink { inode, handle, epoch, stored }).await?;
         }
         self.changed.notify_waiters();
         Ok(())

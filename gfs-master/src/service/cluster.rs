@@ -294,7 +294,8 @@ impl Report {
             self.replica(leader, server, replica);
         }
         for done in &piece.shrunk {
-            let finished = leader.finish_shrink(InodeId(done.inode), ChunkHandle(done.handle), Epoch(done.epoch)).await;
+            let (inode, handle, epoch) = (InodeId(done.inode), ChunkHandle(done.handle), Epoch(done.epoch));
+            let finished = leader.finish_shrink(inode, handle, epoch, done.stored.map(Into::into)).await;
             finished.map_err(|error| status(&error))?;
         }
         let done: Vec<_> = {

@@ -2,7 +2,7 @@
 
 use super::{ConvertError, narrow, need};
 use crate::v1;
-use gfs_core::ids::{ChunkHandle, Epoch, InodeId, ServerId, SessionId};
+use gfs_core::ids::{BlockVersion, ChunkHandle, Epoch, InodeId, Sequence, ServerId, SessionId};
 use gfs_core::meta::request as core;
 
 fn servers_in(what: &'static str, list: Vec<u32>) -> Result<Vec<ServerId>, ConvertError> {
@@ -39,7 +39,12 @@ impl TryFrom<v1::Configuration> for core::Configuration {
 
 impl From<&core::ChunkLocation> for v1::ChunkLocation {
     fn from(from: &core::ChunkLocation) -> Self {
-        Self { index: from.index, handle: from.handle.0, configuration: Some((&from.configuration).into()) }
+        Self {
+            index: from.index,
+            handle: from.handle.0,
+            configuration: Some((&from.configuration).into()),
+            stored: Some(from.stored.into()),
+        }
     }
 }
 
@@ -51,7 +56,21 @@ impl TryFrom<v1::ChunkLocation> for core::ChunkLocation {
             index: from.index,
             handle: ChunkHandle(from.handle),
             configuration: need("configuration", from.configuration)?.try_into()?,
+            stored: from.stored.map(Into::into).unwrap_or_default(),
         })
+    }
+}
+
+impl From<core::Stored> for v1::Stored {
+    fn from(from: core::Stored) -> Self {
+        Self { blocks: from.blocks, epoch: from.at.epoch.0, sequence: from.at.sequence.0 }
+    }
+}
+
+impl From<v1::Stored> for core::Stored {
+    fn from(from: v1::Stored) -> Self {
+        let at = BlockVersion { epoch: Epoch(from.epoch), sequence: Sequence(from.sequence) };
+        Self { blocks: from.blocks, at }
     }
 }
 

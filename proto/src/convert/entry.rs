@@ -8,8 +8,8 @@ use gfs_core::meta::command::{Command, CommandRefusal, CommandReply, Entry, Serv
 use gfs_core::meta::request::{Reply, Timestamp};
 use prost::Message;
 
-/// Version of the log's content that this build writes.
-const VERSION: u32 = 1;
+/// Version of the log's content that this build writes; it reads the one before too, which does not say how much is stored.
+const VERSION: u32 = 2;
 
 /// An entry in its durable form.
 pub fn encode_entry(entry: &Entry) -> Vec<u8> {
@@ -23,7 +23,7 @@ pub fn encode_entry(entry: &Entry) -> Vec<u8> {
 /// When the bytes are not an entry, or one of a newer version.
 pub fn decode_entry(bytes: &[u8]) -> Result<Entry, ConvertError> {
     let entry = v1::LogEntry::decode(bytes).map_err(|error| ConvertError::Decode(error.to_string()))?;
-    if entry.version != VERSION {
+    if !(VERSION - 1..=VERSION).contains(&entry.version) {
         return Err(ConvertError::Value { what: "log entry version", value: entry.version.into() });
     }
     let one = |c: v1::LogCommand| command_in(need("command", c.kind)?);
@@ -66,8 +66,9 @@ fn command_out(command: &Command) -> Kind {
         Command::Reconfigure { handle, expected, next } => {
             Kind::Reconfigure(v1::LogReconfigure { handle: handle.0, expected: expected.0, next: Some(next.into()) })
         }
-        Command::FinishShrink { inode, handle, epoch } => {
-            Kind::FinishShrink(v1::LogFinishShrink { inode: inode.0, handle: handle.0, epoch: epoch.0 })
+        Command::FinishShrink { inode, handle, epoch, stored } => {
+            let stored = stored.map(Into::into);
+            Kind::FinishShrink(v1::LogFinishShrink { inode: inode.0, handle: handle.0, epoch: epoch.0, stored })
         }
         Command::ReapOrphans { inodes } => {
             Kind::ReapOrphans(v1::LogInodes { inodes: inodes.iter().map(|i| i.0).collect() })
@@ -95,7 +96,8 @@ fn command_in(from: Kind) -> Result<Command, ConvertError> {
             next: need("configuration", r.next)?.try_into()?,
         },
         Kind::FinishShrink(f) => {
-            Command::FinishShrink { inode: InodeId(f.inode), handle: ChunkHandle(f.handle), epoch: Epoch(f.epoch) }
+            let (inode, handle, stored) = (InodeId(f.inode), ChunkHandle(f.handle), f.stored.map(Into::into));
+            Command::FinishShrink { inode, handle, epoch: Epoch(f.epoch), stored }
         }
         Kind::ReapOrphans(i) => Command::ReapOrphans { inodes: i.inodes.into_iter().map(InodeId).collect() },
         Kind::ForgetTombstones(r) => Command::ForgetTombstones { done: replicas_in(r)? },

@@ -21,6 +21,7 @@ pub fn reply_to_wire(reply: &Reply) -> v1::Reply {
                 index: 0,
                 handle: handle.0,
                 configuration: Some(configuration.into()),
+                stored: None,
             };
             v1::Reply { chunks: chunks.iter().map(location).collect(), ..empty }
         }

@@ -97,7 +97,10 @@ fn changes_in(from: v1::SetAttributes) -> Result<core::AttributeChanges, Convert
 }
 
 fn indexed_out(chunks: &[(u32, ChunkHandle)]) -> Vec<v1::IndexedChunk> {
-    chunks.iter().map(|(index, handle)| v1::IndexedChunk { index: *index, handle: handle.0, cut: 0 }).collect()
+    chunks
+        .iter()
+        .map(|(index, handle)| v1::IndexedChunk { index: *index, handle: handle.0, ..Default::default() })
+        .collect()
 }
 
 fn indexed_in(chunks: Vec<v1::IndexedChunk>) -> Vec<(u32, ChunkHandle)> {
@@ -105,11 +108,13 @@ fn indexed_in(chunks: Vec<v1::IndexedChunk>) -> Vec<(u32, ChunkHandle)> {
 }
 
 fn used_out(used: &core::UsedChunk) -> v1::IndexedChunk {
-    v1::IndexedChunk { index: used.index, handle: used.handle.0, cut: used.cut.0 }
+    let stored = used.stored.map(Into::into);
+    v1::IndexedChunk { index: used.index, handle: used.handle.0, cut: used.cut.0, stored }
 }
 
 fn used_in(used: v1::IndexedChunk) -> core::UsedChunk {
-    core::UsedChunk { index: used.index, handle: ChunkHandle(used.handle), cut: Epoch(used.cut) }
+    let stored = used.stored.map(Into::into);
+    core::UsedChunk { index: used.index, handle: ChunkHandle(used.handle), cut: Epoch(used.cut), stored }
 }
 
 fn rename_mode_in(value: u32) -> Result<core::RenameMode, ConvertError> {
@@ -190,13 +195,20 @@ fn request_out(from: &core::Request) -> Kind {
             replicas: (*replicas).into(),
             placements: placement_to_wire(placements),
         }),
-        Request::CommitWrite { inode, attach, used, min_size, clear_suid } => Kind::CommitWrite(v1::CommitWrite {
-            inode: inode.0,
-            attach: indexed_out(attach),
-            used: used.iter().map(used_out).collect(),
-            min_size: *min_size,
-            clear_suid: *clear_suid,
-        }),
+        Request::CommitWrite { inode, attach, used, min_size, clear_suid, space } => {
+            Kind::CommitWrite(v1::CommitWrite {
+                inode: inode.0,
+                attach: indexed_out(attach),
+                used: used.iter().map(used_out).collect(),
+                min_size: *min_size,
+                clear_suid: *clear_suid,
+                space: space.as_ref().map(|space| v1::Space {
+                    from: space.from,
+                    to: space.to,
+                    promised: space.promised,
+                }),
+            })
+        }
         Request::TouchAccess { inode } => Kind::TouchAccess(inode.0),
         Request::Barrier { times } => Kind::Barrier(v1::Barrier { times: *times }),
     }
@@ -255,6 +267,7 @@ fn request_in(from: Kind) -> Result<core::Request, ConvertError> {
             used: c.used.into_iter().map(used_in).collect(),
             min_size: c.min_size,
             clear_suid: c.clear_suid,
+            space: c.space.map(|space| core::Space { from: space.from, to: space.to, promised: space.promised }),
         },
         Kind::TouchAccess(inode) => Request::TouchAccess { inode: InodeId(inode) },
         Kind::Barrier(b) => Request::Barrier { times: b.times },

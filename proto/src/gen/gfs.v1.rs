@@ -444,14 +444,40 @@ pub struct AllocateChunks {
     #[prost(message, repeated, tag = "3")]
     pub placements: ::prost::alloc::vec::Vec<Placement>,
 }
+/// How many blocks of 4 KiB of a chunk hold bytes, counted by its primary. Of two counts the one with the later (epoch, sequence) is the later.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Stored {
+    #[prost(uint32, tag = "1")]
+    pub blocks: u32,
+    /// in which it was counted
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+    /// what was committed in the chunk then
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IndexedChunk {
     #[prost(uint32, tag = "1")]
     pub index: u32,
     #[prost(uint64, tag = "2")]
     pub handle: u64,
+    /// of `used`: DataReply.cut of the write, the lowest if several
     #[prost(uint32, tag = "3")]
     pub cut: u32,
+    /// of `used`: DataReply.stored, the latest if several
+    #[prost(message, optional, tag = "4")]
+    pub stored: ::core::option::Option<Stored>,
+}
+/// A range of a file, [from, to), whose space counts as stored from now on (fallocate), or no more (a punched hole).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Space {
+    #[prost(uint64, tag = "1")]
+    pub from: u64,
+    #[prost(uint64, tag = "2")]
+    pub to: u64,
+    #[prost(bool, tag = "3")]
+    pub promised: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CommitWrite {
@@ -459,12 +485,15 @@ pub struct CommitWrite {
     pub inode: u64,
     #[prost(message, repeated, tag = "2")]
     pub attach: ::prost::alloc::vec::Vec<IndexedChunk>,
+    /// may name a chunk of `attach` too, to tell how much of it is stored
     #[prost(message, repeated, tag = "3")]
     pub used: ::prost::alloc::vec::Vec<IndexedChunk>,
     #[prost(uint64, optional, tag = "4")]
     pub min_size: ::core::option::Option<u64>,
     #[prost(bool, tag = "5")]
     pub clear_suid: bool,
+    #[prost(message, optional, tag = "6")]
+    pub space: ::core::option::Option<Space>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Reply {
@@ -542,6 +571,8 @@ pub struct ChunkLocation {
     pub handle: u64,
     #[prost(message, optional, tag = "3")]
     pub configuration: ::core::option::Option<Configuration>,
+    #[prost(message, optional, tag = "4")]
+    pub stored: ::core::option::Option<Stored>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Server {
@@ -1250,6 +1281,8 @@ pub struct ShrinkDone {
     pub epoch: u32,
     #[prost(uint64, tag = "3")]
     pub inode: u64,
+    #[prost(message, optional, tag = "4")]
+    pub stored: ::core::option::Option<Stored>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReportAnswer {
@@ -2728,6 +2761,8 @@ pub struct BlockInfo {
     pub sequence: u64,
     #[prost(fixed32, tag = "3")]
     pub crc: u32,
+    #[prost(bool, tag = "4")]
+    pub zeroed: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DataReply {
@@ -2768,6 +2803,9 @@ pub struct DataReply {
     /// write, append: the last cut of the chunk that came before it; 0 is none
     #[prost(uint32, tag = "14")]
     pub cut: u32,
+    /// write, append, zero: how much of the chunk is stored now
+    #[prost(message, optional, tag = "15")]
+    pub stored: ::core::option::Option<Stored>,
 }
 /// Nested message and enum types in `DataReply`.
 pub mod data_reply {
@@ -2971,6 +3009,8 @@ pub struct LogFinishShrink {
     pub handle: u64,
     #[prost(uint32, tag = "3")]
     pub epoch: u32,
+    #[prost(message, optional, tag = "4")]
+    pub stored: ::core::option::Option<Stored>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LogInodes {

@@ -48,6 +48,7 @@ fn a_filled_replica_equals_its_source_with_writes_arriving_meanwhile() {
     let check = |to: &Store| {
         assert!(bytes(&from, chunk, 0, CHUNK) == bytes(to, chunk, 0, CHUNK));
         assert_eq!(from.blocks(chunk, 0, 256).unwrap(), to.blocks(chunk, 0, 256).unwrap());
+        assert_eq!(from.stored(chunk).unwrap(), to.stored(chunk).unwrap());
         let (source, copy) = (from.state(chunk).unwrap(), to.state(chunk).unwrap());
         assert_eq!((copy.committed, copy.length, copy.filling), (source.committed, source.length, false));
         assert_eq!(copy.operations, source.operations);

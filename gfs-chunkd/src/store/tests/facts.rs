@@ -411,3 +411,33 @@ fn a_large_write_at_an_odd_place_is_whole_after_a_restart() {
     drop(store);
     assert_eq!(bytes(&open(dir.path()), chunk, 0, 305_004), expected);
 }
+
+#[test]
+fn stored_blocks_are_those_with_bytes_though_the_bytes_be_zeros() {
+    let dir = scratch();
+    let mut store = open(dir.path());
+    let chunk = create(&store, 1);
+    let zero = |store: &Store, kind, offset, length| {
+        let sequence = next(store, chunk);
+        store.prepare(chunk, &write(sequence.0, kind, offset, length), &[]).unwrap();
+        store.commit(chunk, sequence).unwrap();
+    };
+    let stored = |store: &Store| store.stored(chunk).unwrap();
+    assert_eq!(stored(&store), (0, Sequence(0)));
+    put(&store, chunk, 500_000, b"x");
+    put(&store, chunk, 4095, &[0; 2]);
+    assert_eq!(stored(&store), (3, Sequence(2)));
+    put(&store, chunk, 600_000, &[1; BIG]);
+    assert_eq!(stored(&store).0, 3 + 11, "landed in place");
+    zero(&store, WriteKind::Zero, 0, 8192);
+    zero(&store, WriteKind::Zero, 600_000, 10_000);
+    assert_eq!(stored(&store).0, 1 + 10, "two whole blocks, and one of three");
+    zero(&store, WriteKind::Zero, 100, 200);
+    put(&store, chunk, 4096, &[0; 4096]);
+    assert_eq!(stored(&store).0, 12, "zeros in a hole leave it one, a write does not");
+    drop(store);
+    store = open(dir.path());
+    assert_eq!(stored(&store), (12, Sequence(7)));
+    zero(&store, WriteKind::Truncate, 500_001, 0);
+    assert_eq!(stored(&store), (2, Sequence(8)));
+}

@@ -109,7 +109,7 @@ fn golden_bytes_of_table_entries() {
     assert_eq!(ZERO_CRC, crc32_iscsi(&[0; 4096]));
     assert_eq!(encode_entry(&BlockInfo::default()), [0; 16]);
     let version = BlockVersion { epoch: Epoch(2), sequence: Sequence(0x0102_0304_0506) };
-    let info = BlockInfo { version, crc: 0xaabb_ccdd };
+    let info = BlockInfo::data(version, 0xaabb_ccdd);
     let bytes = encode_entry(&info);
     assert_eq!(hex(&bytes[..14]), "ddccbbaa02000000060504030201");
     assert_eq!(bytes[14..], (crc32_iscsi(&bytes[..14]) as u16).to_le_bytes());
@@ -122,6 +122,9 @@ fn golden_bytes_of_table_entries() {
         empty[bit / 8] ^= 1 << (bit % 8);
         assert_eq!(decode_entry(&empty), None, "bit {bit} of an empty entry");
     }
+    let punched = BlockInfo::zeroed(version);
+    assert_eq!(hex(&encode_entry(&punched)[..14]), "8941f99802000080060504030201");
+    assert_eq!(decode_entry(&encode_entry(&punched)), Some(punched));
 }
 
 #[test]

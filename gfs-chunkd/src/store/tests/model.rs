@@ -53,6 +53,8 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Clone)]
 pub(super) struct Model {
     pub data: Vec<u8>,
+    /// Blocks that hold bytes.
+    stored: Vec<bool>,
     pub length: u64,
     pub committed: Sequence,
     pub prepared: Vec<(PreparedWrite, Vec<u8>)>,
@@ -67,6 +69,7 @@ impl Model {
     pub fn new() -> Self {
         Self {
             data: vec![0; CHUNK as usize],
+            stored: vec![false; (CHUNK / BLOCK) as usize],
             length: 0,
             committed: Sequence(0),
             prepared: Vec::new(),
@@ -105,16 +108,23 @@ impl Model {
     }
 
     fn commit(&mut self, count: usize) {
+        let block = BLOCK as usize;
         for (write, data) in self.prepared.drain(..count) {
             let (from, to) = (write.offset as usize, write.end() as usize);
             match write.kind {
                 WriteKind::Data => {
                     self.data[from..to].copy_from_slice(&data);
+                    self.stored[from / block..to.div_ceil(block).max(from / block)].fill(!data.is_empty());
                     self.length = self.length.max(write.end());
                 }
-                WriteKind::Zero => self.data[from..to].fill(0),
+                WriteKind::Zero => {
+                    self.data[from..to].fill(0);
+                    let whole = from.div_ceil(block)..to / block;
+                    self.stored[whole.start.min(whole.end)..whole.end].fill(false);
+                }
                 WriteKind::Truncate => {
                     self.data[from..].fill(0);
+                    self.stored[from.div_ceil(block)..].fill(false);
                     self.length = self.length.min(write.offset);
                 }
             }
@@ -165,6 +175,8 @@ impl Model {
         assert_eq!(state.operations, self.operations);
         assert!(!state.suspect);
         assert!(bytes(store, chunk, 0, CHUNK) == self.data, "bytes differ");
+        let stored = self.stored.iter().filter(|stored| **stored).count() as u32;
+        assert_eq!(store.stored(chunk).unwrap(), (stored, self.committed));
         for (write, data) in &self.prepared {
             assert!(store.prepared_data(chunk, write.sequence()).unwrap() == *data, "prepared bytes differ");
         }

@@ -5,7 +5,7 @@ use super::inode::{ACCESS_ACL, GROUP_EXECUTE, Inode, SET_GID, SET_UID};
 use super::permission::{WRITE, in_group, keeps_set_gid, owns, privileged};
 use super::{Namespace, SIZE_MAX};
 use crate::ids::InodeId;
-use crate::meta::request::{AttributeChanges, Attributes, Credentials, FileType, Refusal, SetTime, Timestamp};
+use crate::meta::request::{AttributeChanges, Attributes, Credentials, FileType, Refusal, SetTime, Space, Timestamp};
 
 /// The attribute that holds file capabilities: lost with the set-id bits.
 const CAPABILITY: &[u8] = b"security.capability";
@@ -79,6 +79,9 @@ impl Namespace {
         record.replicas = changes.replicas.unwrap_or(record.replicas);
         if let Some(size) = changes.size {
             self.resize(&mut record, size);
+            if size <= before.size {
+                record.promise = record.promise.cut(size);
+            }
             record.mtime = now;
         }
         let time = |set| match set {
@@ -152,7 +155,20 @@ impl Namespace {
         Ok(())
     }
 
-    /// Sets how many bytes the chunks of a regular file can hold.
+    /// How many bytes the chunks of a regular file hold, in whole blocks.
+    pub fn allocated(&self, inode: InodeId) -> Result<u64, Refusal> {
+        Ok(self.load_file(inode)?.allocated)
+    }
+
+    /// Space of a regular file was promised or given back.
+    pub fn note_space(&mut self, inode: InodeId, space: Space) -> Result<(), Refusal> {
+        let mut record = self.load_file(inode)?;
+        record.promise = record.promise.after(space);
+        self.store(inode, &record);
+        Ok(())
+    }
+
+    /// Sets how many bytes the chunks of a regular file hold, in whole blocks.
     pub fn set_allocated(&mut self, inode: InodeId, allocated: u64) -> Result<(), Refusal> {
         let mut record = self.load_file(inode)?;
         if record.allocated != allocated {

@@ -1,5 +1,6 @@
 //! The record of an inode and its bytes.
 
+use super::promise::Promise;
 use crate::arena::Record;
 use crate::arena::codec::{SliceReader, put_signed, put_varint};
 use crate::ids::InodeId;
@@ -11,6 +12,8 @@ pub const ACCESS_ACL: u8 = 1;
 pub const DEFAULT_ACL: u8 = 2;
 /// It has extended attributes, ACLs included.
 pub const XATTRS: u8 = 4;
+/// In the bytes of a record: a promise follows.
+const PROMISE: u8 = 8;
 const FLAGS: u8 = ACCESS_ACL | DEFAULT_ACL | XATTRS;
 
 /// Set-user-id.
@@ -40,7 +43,10 @@ pub struct Inode {
     pub gid: u32,
     /// Bytes of a file or of a link's target; 0 for others.
     pub size: u64,
+    /// Bytes that the chunks of a file hold, in whole blocks.
     pub allocated: u64,
+    /// Of a file.
+    pub promise: Promise,
     pub atime: Timestamp,
     pub mtime: Timestamp,
     pub ctime: Timestamp,
@@ -66,6 +72,7 @@ impl Inode {
             gid: 0,
             size: 0,
             allocated: 0,
+            promise: Promise::default(),
             atime: now,
             mtime: now,
             ctime: now,
@@ -84,7 +91,8 @@ impl Inode {
     pub fn attributes(&self, inode: InodeId) -> Attributes {
         let names = self.entries.saturating_mul(DIRECTORY_ENTRY).max(1);
         let blocks = names.div_ceil(DIRECTORY_BLOCK).saturating_mul(DIRECTORY_BLOCK);
-        let (size, allocated) = if self.is_directory() { (blocks, blocks) } else { (self.size, self.allocated) };
+        let allocated = self.allocated.max(self.promise.bytes());
+        let (size, allocated) = if self.is_directory() { (blocks, blocks) } else { (self.size, allocated) };
         Attributes {
             inode,
             file_type: self.file_type,
@@ -130,11 +138,11 @@ fn file_type(raw: u16) -> Option<FileType> {
 
 /// Layout: flags; type and mode (u16, little endian); replicas; links, uid, gid (varints); btime (i64, little
 /// endian), then ctime, mtime and atime, each as the signed varint of its difference to the one before; then by
-/// type: file: size, allocated; link: size; directory: parent, entries; device: rdev (varints). The upper bits of
+/// type: file: size, allocated, and start and end of the promise if the flags (8) tell of one; link: size; directory: parent, entries; device: rdev (varints). The upper bits of
 /// the flags are free for fields to come.
 impl Record for Inode {
     fn encode(&self, out: &mut Vec<u8>) {
-        out.push(self.flags);
+        out.push(self.flags | if self.promise.is_empty() { 0 } else { PROMISE });
         out.extend_from_slice(&((self.file_type as u16) << 12 | self.mode).to_le_bytes());
         out.push(self.replicas);
         for value in [self.links, self.uid, self.gid] {
@@ -149,6 +157,10 @@ impl Record for Inode {
             FileType::File => {
                 put_varint(out, self.size);
                 put_varint(out, self.allocated);
+                if !self.promise.is_empty() {
+                    put_varint(out, self.promise.start);
+                    put_varint(out, self.promise.end);
+                }
             }
             FileType::Symlink => put_varint(out, self.size),
             FileType::Directory => {
@@ -165,7 +177,7 @@ impl Record for Inode {
         let flags = reader.byte()?;
         let raw = u16::from_le_bytes([reader.byte()?, reader.byte()?]);
         let mut inode = Self::new(file_type(raw >> 12)?, raw & 0o7777, Timestamp(0));
-        inode.flags = flags;
+        inode.flags = flags & !PROMISE;
         inode.replicas = reader.byte()?;
         (inode.links, inode.uid, inode.gid) = (reader.varint32()?, reader.varint32()?, reader.varint32()?);
         let mut btime = [0; 8];
@@ -177,13 +189,19 @@ impl Record for Inode {
             *field = Timestamp(time);
         }
         match inode.file_type {
-            FileType::File => (inode.size, inode.allocated) = (reader.varint()?, reader.varint()?),
+            FileType::File => {
+                (inode.size, inode.allocated) = (reader.varint()?, reader.varint()?);
+                if flags & PROMISE != 0 {
+                    inode.promise = Promise { start: reader.varint()?, end: reader.varint()? };
+                }
+            }
             FileType::Symlink => inode.size = reader.varint()?,
             FileType::Directory => (inode.parent, inode.entries) = (InodeId(reader.varint()?), reader.varint()?),
             FileType::CharDevice | FileType::BlockDevice => inode.rdev = reader.varint32()?,
             FileType::Fifo | FileType::Socket => {}
         }
-        (reader.0.is_empty() && flags & !FLAGS == 0).then_some(inode)
+        let promised = if inode.promise.is_empty() { 0 } else { PROMISE };
+        (reader.0.is_empty() && flags & !FLAGS == promised).then_some(inode)
     }
 }
 
@@ -199,7 +217,10 @@ mod tests {
             (inode.ctime, inode.mtime, inode.atime) = (Timestamp(i64::MAX), Timestamp(-1), Timestamp(0));
             (inode.flags, inode.replicas) = (FLAGS, 255);
             match inode.file_type {
-                FileType::File => (inode.size, inode.allocated) = (u64::MAX, 1 << 40),
+                FileType::File => {
+                    (inode.size, inode.allocated) = (u64::MAX, 1 << 40);
+                    inode.promise = Promise { start: 5, end: 1 << 41 };
+                }
                 FileType::Symlink => inode.size = 4095,
                 FileType::Directory => (inode.parent, inode.entries) = (InodeId(u64::MAX), 1 << 33),
                 FileType::CharDevice | FileType::BlockDevice => inode.rdev = u32::MAX,

@@ -14,6 +14,7 @@ mod encode;
 mod inode;
 mod names;
 mod permission;
+mod promise;
 mod query;
 mod remove;
 mod rename;

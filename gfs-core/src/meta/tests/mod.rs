@@ -6,6 +6,7 @@ mod files;
 mod once;
 mod random;
 mod shrink;
+mod stored;
 
 use super::command::{Command, CommandReply, ServerIdentity, Stamp};
 use super::request::{
@@ -136,8 +137,8 @@ pub(super) fn commit_after(
     used: Vec<(u32, ChunkHandle)>,
     min_size: Option<u64>,
 ) -> Request {
-    let used = used.into_iter().map(|(index, handle)| UsedChunk { index, handle, cut }).collect();
-    Request::CommitWrite { inode, attach, used, min_size, clear_suid: false }
+    let used = used.into_iter().map(|(index, handle)| UsedChunk { index, handle, cut, stored: None }).collect();
+    Request::CommitWrite { inode, attach, used, min_size, clear_suid: false, space: None }
 }
 
 pub(super) fn resize(inode: InodeId, size: u64) -> Request {

@@ -2,8 +2,8 @@
 
 use super::checkpoint::{bytes_of, state_of};
 use super::*;
-use crate::ids::Epoch;
-use crate::meta::request::Configuration;
+use crate::ids::{BlockVersion, Epoch, Sequence};
+use crate::meta::request::{Configuration, Stored};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -45,12 +45,21 @@ struct File {
     cut: bool,
 }
 
+type Places = Vec<(u32, ChunkHandle)>;
+
+/// Whether a write that ends there is taken to have left a hole.
+fn is_hole(end: u64) -> bool {
+    end.is_multiple_of(5)
+}
+
 struct World {
     bench: Bench,
     sessions: Vec<SessionId>,
     names: BTreeMap<u8, InodeId>,
     files: BTreeMap<InodeId, File>,
     reserved: BTreeMap<ChunkHandle, SessionId>,
+    /// Chunks whose only block was a hole when they were counted last.
+    empty: BTreeSet<ChunkHandle>,
     operation: u64,
 }
 
@@ -58,8 +67,8 @@ impl World {
     fn new() -> Self {
         let mut bench = Bench::new();
         let sessions = (0..3).map(|_| bench.session()).collect();
-        let (names, files, reserved) = Default::default();
-        Self { bench, sessions, names, files, reserved, operation: 0 }
+        let (names, files, reserved, empty) = Default::default();
+        Self { bench, sessions, names, files, reserved, empty, operation: 0 }
     }
 
     /// Runs a request, then the same again: the answer must be the same and nothing may change.
@@ -113,7 +122,7 @@ impl World {
                 let Some(inode) = self.names.get(file).copied() else { return };
                 let Some(shrink) = self.bench.state.shrink(inode) else { return };
                 let (handle, epoch) = (shrink.handle, shrink.epoch);
-                self.bench.apply(Command::FinishShrink { inode, handle, epoch });
+                self.bench.apply(Command::FinishShrink { inode, handle, epoch, stored: None });
                 self.files.get_mut(&inode).unwrap().cut = false;
             }
             Step::Reap => {
@@ -156,7 +165,9 @@ impl World {
         let zeroed = cut < last && end > file.size;
         let cut_at = (file.size / CHUNK) as u32;
         let waits = file.cut && (end > file.size || (!attach.is_empty() && index >= cut_at));
-        let reply = self.run(session, commit_after(cut, inode, attach.clone(), used, Some(end)));
+        let chunk = used.first().map_or(handle, |(_, handle)| *handle);
+        let request = self.commit_request(cut, inode, (attach.clone(), used), end);
+        let reply = self.run(session, request);
         if !fits || waits || zeroed {
             assert_eq!(reply, STALE);
             return;
@@ -168,6 +179,26 @@ impl World {
             file.chunks.insert(index, handle);
             self.reserved.remove(&handle);
         }
+        if is_hole(end) {
+            self.empty.insert(chunk)
+        } else {
+            self.empty.remove(&chunk)
+        };
+    }
+
+    /// Its primary has counted what the write left in the chunk: one block or a hole.
+    fn commit_request(&self, cut: Epoch, inode: InodeId, (attach, mut used): (Places, Places), end: u64) -> Request {
+        used.extend(attach.first());
+        let stored = |handle| {
+            let epoch = self.bench.state.chunk(handle).unwrap().configuration.epoch;
+            let at = BlockVersion { epoch, sequence: Sequence(self.operation + 1) };
+            Some(Stored { blocks: u32::from(!is_hole(end)), at })
+        };
+        let mut request = commit_after(cut, inode, attach, used, Some(end));
+        if let Request::CommitWrite { used, .. } = &mut request {
+            used.iter_mut().for_each(|used| used.stored = stored(used.handle));
+        }
+        request
     }
 
     fn resize(&mut self, name: u8, size: u64) {
@@ -222,9 +253,9 @@ impl World {
         let mut live = BTreeMap::new();
         for (inode, file) in &self.files {
             let attributes = self.bench.attributes(*inode);
-            let bytes = |index: &u32| (file.size.saturating_sub(u64::from(*index) * CHUNK)).min(CHUNK);
             assert_eq!(attributes.size, file.size);
-            assert_eq!(attributes.allocated, file.chunks.keys().map(bytes).sum::<u64>(), "{file:?}");
+            let stored = file.chunks.values().filter(|handle| !self.empty.contains(handle));
+            assert_eq!(attributes.allocated, stored.count() as u64 * CHUNK, "{file:?}");
             let found: BTreeMap<u32, ChunkHandle> =
                 state.chunks().of_file(*inode, 0).map(|info| (info.index, info.handle)).collect();
             assert_eq!(found, file.chunks);

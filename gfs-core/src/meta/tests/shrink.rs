@@ -11,7 +11,7 @@ fn a_cut_buries_chunks_beyond_it_and_raises_the_epoch_of_the_one_it_cuts() {
     let (inode, handles) = bench.file(session, "f", 3 * CHUNK);
     let reply = bench.run(session, resize(inode, CHUNK + 7));
     let Reply::Attributes { attributes, pending_shrink: true } = reply else { panic!("{reply:?}") };
-    assert_eq!((attributes.size, attributes.allocated), (CHUNK + 7, CHUNK + 7));
+    assert_eq!((attributes.size, attributes.allocated), (CHUNK + 7, 2 * CHUNK));
     let shrink = bench.state.shrink(inode).unwrap();
     assert_eq!((shrink.handle, shrink.index, shrink.from, shrink.epoch), (handles[1], 1, 7, Epoch(2)));
     assert_eq!(bench.state.chunk(handles[1]).unwrap().configuration.epoch, Epoch(2));
@@ -56,7 +56,7 @@ fn growth_waits_for_the_cut_and_may_then_be_proposed_again() {
     let inside = commit(inode, vec![], vec![(0, handles[0])], Some(100));
     assert!(matches!(bench.run(session, inside), Reply::Attributes { .. }));
     let epoch = bench.state.shrink(inode).unwrap().epoch;
-    bench.apply(Command::FinishShrink { inode, handle: handles[0], epoch });
+    bench.apply(Command::FinishShrink { inode, handle: handles[0], epoch, stored: None });
     for (id, request) in requests {
         assert!(matches!(bench.run_as(id, 0, request), Reply::Attributes { .. }));
     }
@@ -72,7 +72,7 @@ fn growth_over_what_a_cut_has_zeroed_is_stale() {
     let cut = |bench: &mut Bench, size| {
         bench.run(session, resize(inode, size));
         let epoch = bench.state.shrink(inode).unwrap().epoch;
-        bench.apply(Command::FinishShrink { inode, handle: handles[0], epoch });
+        bench.apply(Command::FinishShrink { inode, handle: handles[0], epoch, stored: None });
         epoch
     };
     let first = cut(&mut bench, 500);
@@ -103,11 +103,11 @@ fn an_older_zeroing_does_not_finish_a_later_cut() {
     bench.run(session, resize(inode, 300));
     let second = bench.state.shrink(inode).unwrap();
     assert_eq!((second.from, second.epoch), (300, first.epoch.next()));
-    bench.apply(Command::FinishShrink { inode, handle: handles[0], epoch: first.epoch });
+    bench.apply(Command::FinishShrink { inode, handle: handles[0], epoch: first.epoch, stored: None });
     assert_eq!(bench.state.shrink(inode), Some(second));
     let same = bench.run(session, resize(inode, 300));
     assert!(matches!(same, Reply::Attributes { pending_shrink: true, .. }));
-    bench.apply(Command::FinishShrink { inode, handle: handles[0], epoch: second.epoch.next() });
+    bench.apply(Command::FinishShrink { inode, handle: handles[0], epoch: second.epoch.next(), stored: None });
     assert_eq!(bench.state.shrink(inode), None);
 }
 
