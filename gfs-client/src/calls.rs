@@ -375,8 +375,7 @@ impl Client {
         // The master counts what it opens with a create as open for both.
         let file = OpenFile::new(self.clone(), attributes.inode, Access::Both).limited(access);
         let keys = Keys { inodes: vec![attributes.inode], entry: Some(entry.clone()), listing: None };
-        let grant = self.inner.grants.conclude(Grant::new(stamp, grant_ms, keys), &[parent], &[entry]);
-        self.inner.grants.renew_listing(parent, &grant);
+        let grant = self.conclude(Grant::new(stamp, grant_ms, keys), &[parent], &[entry], reply.parents);
         if reply.created {
             let fresh = Fresh { attributes: &attributes, stamp, grant_ms };
             self.inner.cache.insert(&self.inner.grants, &fresh, vec![(0, Window::new())]);

@@ -186,13 +186,13 @@ impl Client {
         let call = Call::Mutate { credentials: (&context.credentials).into(), request: (&request).into() };
         let arrived = self.inner.session.call("mutation", call, &context.limit).await;
         let outcome = arrived.and_then(|(said, stamp)| {
-            let Said::Reply(reply) = said else { return Err(ClientError::malformed("answer to a mutation")) };
-            let grant_ms = reply.grant_ms;
-            Ok((reply_from_wire(reply)?, grant_ms, stamp))
+            let Said::Reply(mut reply) = said else { return Err(ClientError::malformed("answer to a mutation")) };
+            let (grant_ms, parents) = (reply.grant_ms, std::mem::take(&mut reply.parents));
+            Ok((reply_from_wire(reply)?, grant_ms, parents, stamp))
         });
         let grants = &self.inner.grants;
-        let result = match outcome {
-            Ok((reply, grant_ms, stamp)) => {
+        match outcome {
+            Ok((reply, grant_ms, parents, stamp)) => {
                 let mut covered = Keys::default();
                 if let Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } = &reply {
                     covered = Keys { inodes: vec![attributes.inode], entry: entries.last().cloned(), listing: None };
@@ -203,20 +203,43 @@ impl Client {
                 {
                     grants.made_directory(attributes.inode, &grant);
                 }
-                let grant = grants.conclude(grant, &inodes, &entries);
-                if let (Request::Create { parent, .. }, Reply::Entry { .. }) = (&request, &reply) {
-                    grants.renew_listing(*parent, &grant);
+                if matches!(request, Request::Rename { .. } | Request::Rmdir { .. }) {
+                    grants.mark_moved();
+                    self.inner.cache.drop_directories();
                 }
-                Ok(Outcome { reply, grant })
+                Ok(Outcome { reply, grant: self.conclude(grant, &inodes, &entries, parents) })
             }
             Err(error) => {
                 // It may have taken effect, or still do.
                 grants.mark(&inodes, &entries);
+                self.inner.cache.drop_inodes(&inodes);
+                grants.mark_moved();
+                self.inner.cache.drop_directories();
                 Err(error)
             }
-        };
-        self.inner.cache.drop_inodes(&inodes);
-        result
+        }
+    }
+
+    /// An own mutation was answered: what was known of `inodes` is past, and the grant of its reply holds from here on. The directories
+    /// whose names it changed are remembered as it left them: the kernel asks for them before its next step in there.
+    pub(crate) fn conclude(
+        &self,
+        grant: Grant,
+        inodes: &[InodeId],
+        entries: &[(InodeId, Vec<u8>)],
+        parents: Vec<v1::Attributes>,
+    ) -> Grant {
+        let Inner { cache, grants, .. } = &*self.inner;
+        let mut parents: Vec<Attributes> = parents.into_iter().filter_map(|of| of.try_into().ok()).collect();
+        let grant = grants.conclude(grant, inodes, entries, &mut parents);
+        cache.drop_inodes(inodes);
+        for (parent, _) in entries {
+            grants.renew_listing(*parent, &grant);
+        }
+        for attributes in parents {
+            cache.keep_directory(grants, attributes, &grant.ticket);
+        }
+        grant
     }
 
     /// As `mutate`, with a refusal as an error.
@@ -251,7 +274,7 @@ impl Client {
     /// # Errors
     /// Any of the session.
     pub async fn query(&self, context: &CallContext, query: Query) -> Result<Answered, ClientError> {
-        if let Some(answered) = self.known_absence(context, &query) {
+        if let Some(answered) = self.known(context, &query) {
             return Ok(answered);
         }
         let wire = v1::QueryRequest { credentials: Some((&context.credentials).into()), kind: Some((&query).into()) };
@@ -268,9 +291,9 @@ impl Client {
         Ok(Answered { answer, grant })
     }
 
-    /// What is known not to be there without a question: a name that a program is about to make, or one of the extended attributes that the
-    /// kernel asks for often and most files do not have.
-    fn known_absence(&self, context: &CallContext, query: &Query) -> Option<Answered> {
+    /// What is known without a question: that a name is not there which a program is about to make; that a file has none of the extended
+    /// attributes that the kernel asks for often; how this session left a directory.
+    fn known(&self, context: &CallContext, query: &Query) -> Option<Answered> {
         if context.credentials.check {
             return None;
         }
@@ -278,6 +301,10 @@ impl Client {
         let (refusal, grant) = match query {
             Query::Lookup { parent, name } if name.len() <= NAME_MAX && name != b"." && name != b".." => {
                 (Refusal::NotFound, grants.absence(*parent, name)?)
+            }
+            Query::GetAttributes { inode } => {
+                let (attributes, grant) = cache.directory(grants, *inode)?;
+                return Some(Answered { answer: Answer::Attributes(attributes), grant });
             }
             Query::GetXattr { inode, .. } if !cache.attributes(*inode)?.has_xattrs => {
                 (Refusal::NoData, Grant::new(grants.stamp(), 0, Keys::default()))

@@ -7,6 +7,7 @@
 
 use crate::complete::CompleteDirectories;
 use gfs_core::ids::InodeId;
+use gfs_core::meta::request::Attributes;
 use gfs_proto::v1;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -42,6 +43,20 @@ pub struct Ticket {
     inodes: Vec<InodeId>,
     entry: Option<(InodeId, Vec<u8>)>,
     listing: Option<InodeId>,
+}
+
+impl Ticket {
+    /// Whether it still holds for the attributes of a directory.
+    pub(crate) fn holds_for(&self, grants: &Grants, directory: InodeId) -> bool {
+        let marks = grants.marks.lock();
+        self.order >= marks.moved
+            && self.expires > Instant::now()
+            && !marks.inode_marked(directory, self.order, Against::All)
+    }
+
+    pub(crate) fn expires(&self) -> Instant {
+        self.expires
+    }
 }
 
 /// For how long an answer may be cached.
@@ -92,6 +107,8 @@ struct Marks {
     listings: HashMap<InodeId, u64>,
     /// Everything stamped before this counts as marked.
     floor: u64,
+    /// Since then no directory was moved or removed by this session.
+    moved: u64,
 }
 
 /// Marks beyond which all are forgotten at once, at the price of caching nothing that is on its way just then.
@@ -100,7 +117,7 @@ const MAX_MARKS: usize = 65_536;
 impl Marks {
     fn bound(&mut self, order: u64) {
         if self.inodes.len() + self.entries.len() + self.listings.len() > MAX_MARKS {
-            *self = Self { floor: order, ..Self::default() };
+            *self = Self { floor: order, moved: order, ..Self::default() };
         }
     }
 
@@ -166,11 +183,17 @@ impl Grants {
         marks.bound(order);
     }
 
+    /// A directory was moved or removed by its name, or may have been: which one is not known here.
+    pub(crate) fn mark_moved(&self) {
+        let mut marks = self.marks.lock();
+        marks.moved = self.order.fetch_add(1, Ordering::SeqCst) + 1;
+    }
+
     /// Marks everything: the stream of invalidations was broken.
     pub(crate) fn mark_all(&self) {
         let mut marks = self.marks.lock();
         let order = self.order.fetch_add(1, Ordering::SeqCst) + 1;
-        *marks = Marks { floor: order, ..Marks::default() };
+        *marks = Marks { floor: order, moved: order, ..Marks::default() };
         self.complete.clear();
     }
 
@@ -214,8 +237,16 @@ impl Grants {
     }
 
     /// Marks what an own mutation changed, and lets its reply count from here on, unless something else was marked while it was under way.
-    pub(crate) fn conclude(&self, grant: Grant, inodes: &[InodeId], entries: &[(InodeId, Vec<u8>)]) -> Grant {
+    /// Of the directories that the reply told of, those stay in `parents` that nothing was marked of meanwhile.
+    pub(crate) fn conclude(
+        &self,
+        grant: Grant,
+        inodes: &[InodeId],
+        entries: &[(InodeId, Vec<u8>)],
+        parents: &mut Vec<Attributes>,
+    ) -> Grant {
         let mut marks = self.marks.lock();
+        parents.retain(|of| !marks.inode_marked(of.inode, grant.ticket.order, Against::All));
         let dead = marks.dead(&grant.ticket);
         let order = self.order.fetch_add(1, Ordering::SeqCst) + 1;
         marks.mark(order, inodes, entries);
@@ -371,12 +402,12 @@ mod tests {
     fn the_reply_of_an_own_mutation_survives_its_own_mark_but_no_other() {
         let grants = Grants::default();
         let reply = grant(&grants);
-        let kept = grants.conclude(reply.clone(), &[FILE], &[(DIRECTORY, b"x".to_vec())]);
+        let kept = grants.conclude(reply.clone(), &[FILE], &[(DIRECTORY, b"x".to_vec())], &mut Vec::new());
         assert!(left(&grants, &kept));
         assert!(!left(&grants, &reply));
         let overtaken = grant(&grants);
         grants.mark(&[FILE], &[]);
-        let dropped = grants.conclude(overtaken, &[FILE], &[]);
+        let dropped = grants.conclude(overtaken, &[FILE], &[], &mut Vec::new());
         assert!(!left(&grants, &dropped));
         assert_eq!(dropped.duration, Duration::ZERO);
     }

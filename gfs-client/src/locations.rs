@@ -3,7 +3,7 @@
 //! This room remembers and forgets, with bounds. A wrong address or configuration does no harm (the other side refuses it); a layout or a
 //! size may be used only while the master's grant on the inode lives.
 
-use crate::grants::{Against, Grants, Stamp};
+use crate::grants::{Against, Grant, Grants, Keys, Stamp, Ticket};
 use gfs_core::ids::{ChunkHandle, InodeId, ServerId};
 use gfs_core::meta::request::{Attributes, ChunkLocation, Configuration, ServerAddress, Stored};
 use lru::LruCache;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 const MAX_FILES: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
 const MAX_CHUNKS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
+const MAX_DIRECTORIES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// Windows of one file that are remembered.
 const MAX_WINDOWS: usize = 64;
 /// Chunk indices of one layout question; a window starts at a multiple.
@@ -184,6 +185,8 @@ struct CachedFile {
 /// Attributes and layouts of files under a live grant.
 pub(crate) struct FileCache {
     files: Mutex<LruCache<InodeId, CachedFile>>,
+    /// With the end of their grants.
+    directories: Mutex<LruCache<InodeId, (Attributes, Instant)>>,
 }
 
 /// An answer of the master about one file.
@@ -207,7 +210,7 @@ impl Fresh<'_> {
 
 impl FileCache {
     pub(crate) fn new() -> Self {
-        Self { files: Mutex::new(LruCache::new(MAX_FILES)) }
+        Self { files: Mutex::new(LruCache::new(MAX_FILES)), directories: Mutex::new(LruCache::new(MAX_DIRECTORIES)) }
     }
 
     /// Takes an answer to a question, with the windows that it told of.
@@ -288,15 +291,41 @@ impl FileCache {
         files.get(&inode).filter(|file| file.expires > Instant::now()).map(|file| file.attributes.clone())
     }
 
+    /// Takes a directory as this session's own mutation left it.
+    pub(crate) fn keep_directory(&self, grants: &Grants, attributes: Attributes, ticket: &Ticket) {
+        let mut directories = self.directories.lock();
+        if ticket.holds_for(grants, attributes.inode) {
+            directories.put(attributes.inode, (attributes, ticket.expires()));
+        }
+    }
+
+    /// A directory as this session's own mutation left it, under a live grant, which is told too.
+    pub(crate) fn directory(&self, grants: &Grants, inode: InodeId) -> Option<(Attributes, Grant)> {
+        let stamp = grants.stamp();
+        let mut directories = self.directories.lock();
+        let (attributes, expires) = directories.get(&inode)?;
+        let left = expires.checked_duration_since(stamp.sent).filter(|left| !left.is_zero())?;
+        let keys = Keys { inodes: vec![inode], ..Keys::default() };
+        Some((attributes.clone(), Grant::new(stamp, left.as_millis() as u32, keys)))
+    }
+
+    /// Some directory was moved or removed by its name: which one is not known.
+    pub(crate) fn drop_directories(&self) {
+        self.directories.lock().clear();
+    }
+
     pub(crate) fn drop_inodes(&self, inodes: &[InodeId]) {
         let mut files = self.files.lock();
+        let mut directories = self.directories.lock();
         for inode in inodes {
             files.pop(inode);
+            directories.pop(inode);
         }
     }
 
     pub(crate) fn clear(&self) {
         self.files.lock().clear();
+        self.directories.lock().clear();
     }
 }
 

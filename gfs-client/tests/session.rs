@@ -3,8 +3,9 @@
 mod support;
 
 use gfs_client::{
-    CallContext, CallLimit, CancelToken, Client, ClientError, ClientOptions, Credentials, InodeId, Invalidator, Lock,
-    LockFamily, LockMode, LockOwner, LockRange, Looked, NodeKind, ROOT, Refusal, Target, path,
+    AttributeChanges, CallContext, CallLimit, CancelToken, Client, ClientError, ClientOptions, Credentials, InodeId,
+    Invalidator, Lock, LockFamily, LockMode, LockOwner, LockRange, Looked, NodeKind, ROOT, Refusal, RenameMode, Target,
+    path,
 };
 use gfs_proto::v1::{self, failure::Code};
 use std::sync::atomic::Ordering;
@@ -276,7 +277,7 @@ async fn names_of_a_directory_of_its_own_are_absent_without_a_question_until_som
     let absent = async |client: &Client, name: &[u8]| {
         matches!(client.look_up(&context, made.inode, name).await.unwrap(), Looked::Absent(_))
     };
-    let asked = || cluster.master.lookups.load(Ordering::SeqCst);
+    let asked = || cluster.master.questions.load(Ordering::SeqCst);
     let (before, since) = (asked(), std::time::Instant::now());
     assert!(absent(&a, b"x").await && absent(&a, b"y").await);
     assert!(asked() == before || since.elapsed() > Duration::from_millis(500), "asked though nobody can be there");
@@ -287,6 +288,30 @@ async fn names_of_a_directory_of_its_own_are_absent_without_a_question_until_som
     assert!(!absent(&a, b"y").await, "the file of another session is not found");
     a.unlink(&context, made.inode, b"y").await.unwrap();
     assert!(absent(&a, b"y").await && absent(&b, b"y").await);
+}
+
+#[tokio::test]
+async fn a_directory_is_known_as_its_own_change_left_it_until_somebody_else_changes_it() {
+    let cluster = Cluster::start(1, CHUNK).await;
+    let (a, b) = (cluster.client().await, cluster.client().await);
+    let context = call();
+    let (d, _) = a.create(&context, ROOT, b"d", NodeKind::Directory, 0o755, 0).await.unwrap();
+    let links = async |client: &Client| client.get_attributes(&context, d.inode).await.unwrap().0.links;
+    a.create(&context, d.inode, b"one", NodeKind::Directory, 0o755, 0).await.unwrap();
+    let (before, since) = (cluster.master.questions.load(Ordering::SeqCst), std::time::Instant::now());
+    assert_eq!(links(&a).await, 3);
+    let asked = cluster.master.questions.load(Ordering::SeqCst) - before;
+    assert!(asked == 0 || since.elapsed() > Duration::from_millis(500), "asked for what it did itself");
+    b.create(&context, d.inode, b"two", NodeKind::Directory, 0o755, 0).await.unwrap();
+    assert_eq!((links(&a).await, links(&b).await), (4, 4));
+    a.create(&context, d.inode, b"three", NodeKind::Directory, 0o755, 0).await.unwrap();
+    let changed = AttributeChanges { mode: Some(0o700), ..AttributeChanges::default() };
+    a.set_attributes(&context, d.inode, changed).await.unwrap();
+    let (seen, _) = a.get_attributes(&context, d.inode).await.unwrap();
+    assert_eq!((seen.mode & 0o7777, seen.links), (0o700, 5));
+    a.rename(&context, (ROOT, b"d"), (ROOT, b"e"), RenameMode::Replace).await.unwrap();
+    let renamed = a.get_attributes(&context, d.inode).await.unwrap().0;
+    assert!(renamed.ctime > seen.ctime, "its move changed the time of its attributes");
 }
 
 #[tokio::test]

@@ -48,8 +48,8 @@ pub struct Master {
     pub invalidations_acknowledged: AtomicU64,
     pub hellos: Mutex<Vec<v1::Hello>>,
     pub soft_times: AtomicU32,
-    /// Names that were looked up here.
-    pub lookups: AtomicU32,
+    /// Names and attributes that were asked for.
+    pub questions: AtomicU32,
     pub closes: Mutex<Vec<v1::CloseFile>>,
     pub lease_ms: AtomicU32,
     grants: Mutex<GrantTable>,
@@ -72,7 +72,7 @@ impl Master {
             invalidations_acknowledged: AtomicU64::new(0),
             hellos: Mutex::default(),
             soft_times: AtomicU32::new(0),
-            lookups: AtomicU32::new(0),
+            questions: AtomicU32::new(0),
             closes: Mutex::default(),
             lease_ms: AtomicU32::new(10_000),
             grants: Mutex::new(GrantTable::new(GrantOptions { contended_ms: 50, ..GrantOptions::default() })),
@@ -162,7 +162,7 @@ impl Master {
         }
     }
 
-    async fn mutate(&self, session: SessionId, mutation: v1::Mutation) -> (Reply, u32) {
+    async fn mutate(&self, session: SessionId, mutation: v1::Mutation) -> (Reply, u32, Vec<v1::Attributes>) {
         let mut command = client_command(session, mutation).unwrap();
         if let Request::AllocateChunks { placements, .. } = &mut command.request {
             let state = self.state.lock();
@@ -189,7 +189,7 @@ impl Master {
         let grant = match &reply {
             Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } => {
                 let mut items = vec![(attributes.inode, Cached::Attributes)];
-                items.extend(made_in.map(|parent| (parent, Cached::Entries)));
+                items.extend(made_in.iter().flat_map(|p| [(*p, Cached::Entries), (*p, Cached::Attributes)]));
                 if made_in.is_some() && attributes.file_type == gfs_core::meta::request::FileType::Directory {
                     items.push((attributes.inode, Cached::Entries));
                 }
@@ -197,7 +197,8 @@ impl Master {
             }
             _ => 0,
         };
-        (reply, grant)
+        let parent = made_in.filter(|_| grant > 0).and_then(|parent| self.state.lock().attributes(parent));
+        (reply, grant, parent.iter().map(Into::into).collect())
     }
 
     fn finish_cuts(&self) {
@@ -217,8 +218,8 @@ impl Master {
     fn query(&self, session: SessionId, request: v1::QueryRequest) -> v1::QueryAnswer {
         let credentials = request.credentials.unwrap_or_default().into();
         let query = Query::try_from(request.kind.unwrap()).unwrap();
-        if matches!(query, Query::Lookup { .. }) {
-            self.lookups.fetch_add(1, Ordering::SeqCst);
+        if matches!(query, Query::Lookup { .. } | Query::GetAttributes { .. }) {
+            self.questions.fetch_add(1, Ordering::SeqCst);
         }
         let state = self.state.lock();
         let answer = state.query(&credentials, &query);
@@ -327,7 +328,7 @@ impl Master {
             _ if unavailable => Said::Failure(v1::Failure { code: Code::Unavailable.into(), ..Default::default() }),
             Ask::Mutation(mutation) => {
                 let open = matches!(&mutation.request, Some(v1::Request { kind: Some(v1::request::Kind::Create(c)) }) if c.open);
-                let (reply, grant_ms) = self.mutate(session, mutation).await;
+                let (reply, grant_ms, parents) = self.mutate(session, mutation).await;
                 assert!(!open || !matches!(reply, Reply::Done));
                 if self
                     .faults
@@ -340,6 +341,7 @@ impl Master {
                 }
                 let mut wire = reply_to_wire(&reply);
                 wire.grant_ms = grant_ms;
+                wire.parents = parents;
                 if let Reply::Chunks(chunks) = &reply {
                     let configurations: Vec<_> =
                         chunks.iter().map(|(_, configuration)| configuration.clone()).collect();

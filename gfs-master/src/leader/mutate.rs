@@ -7,15 +7,26 @@ use super::{Leader, ServeError};
 use crate::consensus::ConsensusError;
 use gfs_core::ids::{InodeId, OperationId};
 use gfs_core::meta::command::{Command, CommandReply};
-use gfs_core::meta::request::{ClientCommand, Lock, LockMode, Refusal, Reply, Request};
+use gfs_core::meta::request::{Attributes, ClientCommand, Lock, LockMode, Refusal, Reply, Request};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// What a mutation came to, and for how many ms its reply may be cached.
-pub type Outcome = Result<(Reply, u32), ServeError>;
+/// What a mutation came to.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// The reply.
+    pub reply: Reply,
+    /// For how many ms it may be cached.
+    pub grant_ms: u32,
+    /// The directories whose names changed, as they are now.
+    pub parents: Vec<Attributes>,
+}
+
+/// A mutation that was answered, or could not be.
+pub type Outcome = Result<Answered, ServeError>;
 
 type Running = watch::Receiver<Option<Outcome>>;
 
@@ -220,9 +231,9 @@ impl Leader {
                 attributes.allocated = now.allocated;
             }
         }
-        let grant_ms = self.grant_reply(id.session, &request, &reply);
+        let (grant_ms, parents) = self.grant_reply(id.session, &request, &reply);
         self.times.show_reply(&mut reply);
-        Ok((reply, grant_ms))
+        Ok(Answered { reply, grant_ms, parents })
     }
 }
 

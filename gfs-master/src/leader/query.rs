@@ -22,37 +22,54 @@ impl Leader {
         (answer, grant_ms)
     }
 
-    /// For how many ms the reply to a mutation may be cached. It may not when somebody else came after it.
-    pub fn grant_reply(&self, session: SessionId, request: &Request, reply: &Reply) -> u32 {
-        let (named, attributes) = match (request, reply) {
-            (
-                Request::Create { parent, name, .. } | Request::Link { parent, name, .. },
-                Reply::Entry { attributes, .. },
-            ) => (Some((*parent, name)), attributes),
-            (_, Reply::Attributes { attributes, .. }) => (None, attributes),
-            _ => return 0,
-        };
+    /// For how many ms the reply to a mutation may be cached, with the attributes of the directories whose names it changed. It may not
+    /// be when somebody else came after it.
+    pub fn grant_reply(&self, session: SessionId, request: &Request, reply: &Reply) -> (u32, Vec<Attributes>) {
+        let (parents, name) = names_of(request);
         let state = self.machine.state();
         let ask = |query: &Query| match state.query(&Credentials::default(), query) {
             Answer::Attributes(now) => Some(now),
             _ => None,
         };
-        let (now, items) = match named {
-            Some((parent, name)) => {
-                let now = ask(&Query::Lookup { parent, name: name.clone() });
-                let mut items = vec![(parent, Cached::Entries), (attributes.inode, Cached::Attributes)];
-                if attributes.file_type == FileType::Directory {
+        let mut items = Vec::new();
+        match reply {
+            Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } => {
+                let now = match (parents.last(), name) {
+                    (Some(parent), Some(name)) => ask(&Query::Lookup { parent: *parent, name: name.to_vec() }),
+                    _ => ask(&Query::GetAttributes { inode: attributes.inode }),
+                };
+                if now.as_ref() != Some(attributes) {
+                    return (0, Vec::new());
+                }
+                items.push((attributes.inode, Cached::Attributes));
+                if name.is_some() && attributes.file_type == FileType::Directory {
                     // It is empty: its maker need not ask for absences.
                     items.push((attributes.inode, Cached::Entries));
                 }
-                (now, items)
             }
-            None => {
-                let now = ask(&Query::GetAttributes { inode: attributes.inode });
-                (now, vec![(attributes.inode, Cached::Attributes)])
-            }
-        };
-        if now.as_ref() == Some(attributes) { self.gate.grant(session, &items) } else { 0 }
+            Reply::Done if !parents.is_empty() => (),
+            Reply::Done | Reply::Chunks(_) | Reply::Refused(_) => return (0, Vec::new()),
+        }
+        let mut shown = Vec::with_capacity(parents.len());
+        for parent in parents {
+            items.extend([(parent, Cached::Entries), (parent, Cached::Attributes)]);
+            shown.extend(ask(&Query::GetAttributes { inode: parent }));
+        }
+        let grant_ms = self.gate.grant(session, &items);
+        drop(state);
+        shown.iter_mut().for_each(|attributes| self.times.show(attributes));
+        (grant_ms, if grant_ms == 0 { Vec::new() } else { shown })
+    }
+}
+
+/// The directories whose names a request changes, and the name that its reply is about.
+fn names_of(request: &Request) -> (Vec<InodeId>, Option<&[u8]>) {
+    match request {
+        Request::Create { parent, name, .. } | Request::Link { parent, name, .. } => (vec![*parent], Some(name)),
+        Request::Unlink { parent, .. } | Request::Rmdir { parent, .. } => (vec![*parent], None),
+        Request::Rename { parent, new_parent, .. } if parent == new_parent => (vec![*parent], None),
+        Request::Rename { parent, new_parent, .. } => (vec![*parent, *new_parent], None),
+        _ => (Vec::new(), None),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{Answers, failure};
 use crate::leader::Leader;
-use crate::leader::mutate::Waits;
+use crate::leader::mutate::{Answered, Waits};
 use crate::leader::sessions::{Connection, Outgoing};
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, ServerId, SessionId};
 use gfs_core::meta::grants::Touched;
@@ -326,22 +326,23 @@ impl Stream {
             Err(error) => return malformed(&error),
         };
         match self.leader.mutate(command, Waits::No).await {
-            Ok((reply, grant_ms)) => {
-                if let (true, Reply::Entry { attributes, .. }) = (open, &reply)
+            Ok(answered) => {
+                if let (true, Reply::Entry { attributes, .. }) = (open, &answered.reply)
                     && let Err(refusal) = self.hold_open(attributes.inode, OpenAccess::Both, 1)
                 {
                     return refused(refusal);
                 }
-                self.reply(&reply, grant_ms)
+                self.reply(&answered)
             }
             Err(error) => Body::Failure(failure(&error)),
         }
     }
 
-    fn reply(&self, reply: &Reply, grant_ms: u32) -> Body {
-        let mut wire = reply_to_wire(reply);
-        wire.grant_ms = grant_ms;
-        if let Reply::Chunks(chunks) = reply {
+    fn reply(&self, answered: &Answered) -> Body {
+        let mut wire = reply_to_wire(&answered.reply);
+        wire.grant_ms = answered.grant_ms;
+        wire.parents = answered.parents.iter().map(Into::into).collect();
+        if let Reply::Chunks(chunks) = &answered.reply {
             let configurations = chunks.iter().map(|(_, configuration)| configuration);
             wire.servers = servers_to_wire(&self.leader.addresses(configurations));
         }
@@ -368,7 +369,7 @@ impl Stream {
             drop(cancellable);
             stream.waiting.lock().remove(&tag);
             match outcome {
-                Ok((reply, grant_ms)) => stream.reply(&reply, grant_ms),
+                Ok(answered) => stream.reply(&answered),
                 Err(error) => Body::Failure(failure(&error)),
             }
         });

@@ -515,6 +515,9 @@ pub struct Reply {
     /// what was answered may be cached for so long; 0: not at all
     #[prost(uint32, tag = "6")]
     pub grant_ms: u32,
+    /// of the directories whose names changed, as they are now, under the same grant
+    #[prost(message, repeated, tag = "8")]
+    pub parents: ::prost::alloc::vec::Vec<Attributes>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Attributes {
