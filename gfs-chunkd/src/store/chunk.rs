@@ -96,6 +96,11 @@ pub(crate) struct OverlayBlock {
 }
 
 impl OverlayBlock {
+    /// A block as if it had never been written.
+    pub fn erased() -> Self {
+        Self { info: BlockInfo::default(), data: None }
+    }
+
     /// What it costs in memory.
     pub fn cost(&self) -> u64 {
         self.data.as_ref().map_or(64, |data| data.len() as u64 + 64)
@@ -196,8 +201,9 @@ impl Chunk {
         if blocks.is_empty() {
             return Ok(());
         }
-        file.write(self.geometry().entry(blocks.start), &[&vec![0; blocks.len() * ENTRY]])?;
-        file.punch(u64::from(blocks.start) * BLOCK, blocks.len() as u64 * BLOCK)
+        // In this order, so that a kill between the two leaves an entry that tells of the rest.
+        file.punch(u64::from(blocks.start) * BLOCK, blocks.len() as u64 * BLOCK)?;
+        file.write(self.geometry().entry(blocks.start), &[&vec![0; blocks.len() * ENTRY]])
     }
 
     /// Puts the overlay in its place. The journal must be durable up to `overlay_end`.

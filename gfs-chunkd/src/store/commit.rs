@@ -25,6 +25,10 @@ pub(crate) struct Staged {
     pub length: u64,
     /// How many more blocks are stored than before.
     pub growth: i64,
+    /// Set in a replay after a power cut: what was flushed before it.
+    cut: Option<Sequence>,
+    /// Blocks whose landed bytes the power cut took. A part that was written over them is lost with them.
+    lost: BTreeSet<u32>,
 }
 
 /// Where the older part of a block comes from.
@@ -38,8 +42,13 @@ pub(crate) enum Base {
 
 impl Staged {
     pub fn new(length: u64) -> Self {
-        let (blocks, merged, unproven) = Default::default();
-        Self { blocks, merged, unproven, length, growth: 0 }
+        let (blocks, merged, unproven, lost) = Default::default();
+        Self { blocks, merged, unproven, length, growth: 0, cut: None, lost }
+    }
+
+    /// For a replay, after a power cut perhaps.
+    pub fn replay(state: &State, power_cut: bool) -> Self {
+        Self { cut: power_cut.then_some(state.flushed), ..Self::new(state.length) }
     }
 
     /// Adds one write.
@@ -48,6 +57,7 @@ impl Staged {
         match write.kind {
             WriteKind::Data => {
                 self.put(chunk, state, prepared, base)?;
+                self.find_landed(chunk, prepared)?;
                 // They lay beyond everything that was stored.
                 self.growth += prepared.landed_blocks().len() as i64;
                 self.length = self.length.max(write.end());
@@ -76,14 +86,14 @@ impl Staged {
             let piece = prepared.data.slice(from..from + (stop - at) as usize);
             let in_block = (at - start) as usize;
             at = stop;
-            if self.is_newer(state, block, entry, version) {
+            if self.is_newer(chunk, state, (block, entry), version)? {
                 continue;
             }
             if piece.len() as u64 == BLOCK {
                 let info = BlockInfo::data(version, crc32_iscsi(&piece));
-                self.merged.remove(&block);
+                self.renew(block);
                 self.set(state, (block, entry), OverlayBlock { info, data: Some(piece) });
-            } else {
+            } else if !self.lost.contains(&block) {
                 self.merge(chunk, state, version, Part { block, entry, at: in_block, bytes: &piece }, base)?;
             }
         }
@@ -109,13 +119,17 @@ impl Staged {
         let entries = chunk.read_entries(&*chunk.file()?, first, last - first)?;
         for (block, entry) in (first..last).zip(entries) {
             let known = self.known(state, block).or(entry);
-            if known.is_some_and(|info| !info.is_stored()) || self.is_newer(state, block, entry, version) {
-                continue;
-            }
             let start = u64::from(block) * BLOCK;
             let (head, tail) = (from.max(start) - start, to.min(start + BLOCK) - start);
-            if head == 0 && tail == BLOCK {
-                self.merged.remove(&block);
+            let whole = head == 0 && tail == BLOCK;
+            if whole {
+                self.lost.remove(&block);
+            }
+            if known.is_some_and(|info| !info.is_stored()) || self.is_newer(chunk, state, (block, entry), version)? {
+                continue;
+            }
+            if whole {
+                self.renew(block);
                 self.set(state, (block, entry), OverlayBlock { info: BlockInfo::zeroed(version), data: None });
             } else {
                 let zeros = vec![0; (tail - head) as usize];
@@ -141,7 +155,7 @@ impl Staged {
         }
         let mut whole = match staged.or_else(|| state.overlay.get(&part.block)) {
             Some(content) => content.data.as_ref().map_or_else(zeros, |data| data.to_vec()),
-            None if part.entry.is_some_and(|info| !info.is_written()) => zeros(),
+            None if part.entry.is_some_and(|info| !info.is_stored()) => zeros(),
             None => {
                 let bytes = chunk.file()?.read(u64::from(part.block) * BLOCK, BLOCK as usize)?;
                 if part.entry.is_none_or(|info| info.crc != crc32_iscsi(&bytes)) {
@@ -172,8 +186,64 @@ impl Staged {
     }
 
     /// Whether a block contains the write already: a copy or an interrupted commit has brought it.
-    fn is_newer(&self, state: &State, block: u32, entry: Option<BlockInfo>, version: BlockVersion) -> bool {
-        self.known(state, block).or(entry).is_some_and(|info| info.version >= version)
+    fn is_newer(
+        &self,
+        chunk: &Chunk,
+        state: &State,
+        (block, entry): (u32, Option<BlockInfo>),
+        version: BlockVersion,
+    ) -> Result<bool, StoreError> {
+        if let Some(info) = self.known(state, block) {
+            return Ok(info.version >= version);
+        }
+        let Some(info) = entry.filter(|info| info.version >= version) else {
+            return Ok(false);
+        };
+        // A power cut may have kept the entry and not the bytes.
+        Ok(self.cut.is_none() || chunk.is_intact(&*chunk.file()?, block, &info)?)
+    }
+
+    /// A block's older content does not matter any more.
+    fn renew(&mut self, block: u32) {
+        self.merged.remove(&block);
+        self.unproven.remove(&block);
+        self.lost.remove(&block);
+    }
+
+    /// In a replay after a power cut: sees which bytes that had landed are still there. The journal does not have them.
+    fn find_landed(&mut self, chunk: &Chunk, prepared: &Prepared) -> Result<(), StoreError> {
+        let blocks = prepared.landed_blocks();
+        let Some(flushed) = self.cut.filter(|_| !blocks.is_empty()) else {
+            return Ok(());
+        };
+        let version = prepared.write.version;
+        let entries = chunk.read_entries(&*chunk.file()?, blocks.start, blocks.len() as u32)?;
+        for (block, entry) in blocks.zip(entries) {
+            // The write found zeros there.
+            self.renew(block);
+            self.blocks.remove(&block);
+            if version.sequence > flushed && entry.is_some_and(|info| info.version < version) {
+                self.blocks.insert(block, OverlayBlock::erased());
+                self.lost.insert(block);
+            }
+        }
+        Ok(())
+    }
+
+    /// In a replay after a power cut: erases again where bytes had landed that were rolled back.
+    pub fn undo_landed(&mut self, chunk: &Chunk, prepared: &Prepared) -> Result<(), StoreError> {
+        let (blocks, version) = (prepared.landed_blocks(), prepared.write.version);
+        let file = chunk.file()?;
+        let entries = chunk.read_entries(&file, blocks.start, blocks.len() as u32)?;
+        for (block, entry) in blocks.zip(entries) {
+            let newer = entry.filter(|info| info.version > version);
+            let stays = newer.map_or(Ok(false), |info| chunk.is_intact(&file, block, &info))?;
+            if !stays {
+                self.renew(block);
+                self.blocks.insert(block, OverlayBlock::erased());
+            }
+        }
+        Ok(())
     }
 }
 

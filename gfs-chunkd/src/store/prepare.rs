@@ -137,6 +137,7 @@ impl Chunk {
         let undone = self
             .journal(state, &JournalRecord::Rollback { above })
             .and_then(|_| self.erase(&*self.file()?, prepared.landed_blocks()));
+        state.changes += 1;
         match undone {
             Ok(()) => error,
             // The file no longer says what the journal says: only a restart can put that right.

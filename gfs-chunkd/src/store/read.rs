@@ -129,7 +129,7 @@ impl Chunk {
                 continue;
             }
             match entry {
-                Some(info) if !info.is_written() => bytes.fill(0),
+                Some(info) if !info.is_stored() => bytes.fill(0),
                 Some(info) if info.crc == crc32_iscsi(bytes) => {}
                 _ => return Err(self.corrupt(block)),
             }
@@ -147,7 +147,7 @@ impl Chunk {
         let mut checked = Vec::with_capacity(infos.len());
         for ((block, entry), bytes) in blocks.zip(infos).zip(data.chunks_exact_mut(BLOCK as usize)) {
             match entry {
-                Some(info) if !info.is_written() => bytes.fill(0),
+                Some(info) if !info.is_stored() => bytes.fill(0),
                 Some(info) if info.crc == crc32_iscsi(bytes) => {}
                 _ => return Err(self.corrupt(block)),
             }

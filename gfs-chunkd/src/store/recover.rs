@@ -32,6 +32,8 @@ struct Replay {
     from: u64,
     state: State,
     redo: Vec<Redo>,
+    /// Versions that were rolled back and not prepared again since.
+    undone: BTreeSet<BlockVersion>,
     /// Checksums of blocks that kept older bytes, after the last commit that touched them so.
     crcs: BTreeMap<u32, u32>,
     /// There may be bytes beyond the length that belong to no prepared write.
@@ -43,6 +45,8 @@ struct Replay {
 /// What committed records did, in order.
 enum Redo {
     Write(Prepared),
+    /// A write that had landed was rolled back.
+    Undo(Prepared),
     Length(u64),
 }
 
@@ -147,9 +151,7 @@ impl Recovery {
             counter: slot.counter,
             ..State::default()
         };
-        let (redo, crcs) = (Vec::new(), BTreeMap::new());
-        let (birth, from) = (header.birth, slot.replay.max(header.birth));
-        Ok(Replay { header: header.chunk, birth, from, state, redo, crcs, strays: false, lost: false })
+        Ok(Replay::new(header.chunk, header.birth, slot.replay.max(header.birth), state))
     }
 
     fn quarantine(&mut self, path: &Path, handle: Option<ChunkHandle>, reason: String) -> Result<(), StoreError> {
@@ -180,8 +182,7 @@ impl Recovery {
             let chunk = self.chunks.entry(handle).or_insert_with(|| {
                 self.deleted.remove(&handle);
                 let state = State { configuration, intent: true, fresh: true, ..State::default() };
-                let (redo, crcs) = (Vec::new(), BTreeMap::new());
-                Replay { header, birth: at, from: at, state, redo, crcs, strays: false, lost: true }
+                Replay { lost: true, ..Replay::new(header, at, at, state) }
             });
             if at >= chunk.from {
                 chunk.state.oldest.get_or_insert(at);
@@ -225,6 +226,11 @@ impl Recovery {
 }
 
 impl Replay {
+    fn new(header: ChunkHeader, birth: u64, from: u64, state: State) -> Self {
+        let (redo, undone, crcs) = Default::default();
+        Self { header, birth, from, state, redo, undone, crcs, strays: false, lost: false }
+    }
+
     /// Takes one record of this replica.
     fn take(&mut self, record: JournalRecord) {
         let state = &mut self.state;
@@ -240,7 +246,10 @@ impl Replay {
             }
             JournalRecord::Rollback { above } => {
                 let keep = state.prepared.partition_point(|p| p.write.sequence() <= above);
-                state.prepared.truncate(keep);
+                for prepared in state.prepared.drain(keep..).filter(|p| !p.landed_blocks().is_empty()) {
+                    self.undone.insert(prepared.write.version);
+                    self.redo.push(Redo::Undo(prepared));
+                }
                 state.operations.roll_back(above);
                 self.strays = true;
             }
@@ -272,6 +281,8 @@ impl Replay {
         if write.sequence() <= self.state.prepared_end() {
             return;
         }
+        // Bytes of this version are good again.
+        self.undone.remove(&write.version);
         let (operation, sequence, offset) = (write.operation, write.sequence(), write.offset);
         self.state.operations.insert(OperationRecord { operation, sequence, offset });
         self.state.prepared.push_back(Prepared { write, landed, data: Bytes::from(data) });
@@ -281,7 +292,12 @@ impl Replay {
         let cut_off = power_cut && self.state.intent;
         let lost_writes = self.lost && (self.state.committed > Sequence(0) || !self.state.prepared.is_empty());
         let newly_suspect = (cut_off || lost_writes) && !self.state.suspect;
-        let (redo, crcs) = (std::mem::take(&mut self.redo), std::mem::take(&mut self.crcs));
+        let (mut redo, crcs) = (std::mem::take(&mut self.redo), std::mem::take(&mut self.crcs));
+        // A kill leaves nothing of what was rolled back that is not erased as a stray.
+        redo.retain(|step| match step {
+            Redo::Undo(prepared) => cut_off && self.undone.contains(&prepared.write.version),
+            Redo::Write(_) | Redo::Length(_) => true,
+        });
         let chunk = Chunk {
             handle,
             disk: disk.clone(),
@@ -297,6 +313,7 @@ impl Replay {
         let dropped = chunk.drop_incomplete(&mut state)?;
         if cut_off {
             chunk.reset_torn(&state)?;
+            chunk.punch_unstored()?;
         }
         if cut_off || dropped || self.strays {
             chunk.erase_strays(&state)?;
@@ -353,10 +370,11 @@ impl Chunk {
         crcs: &BTreeMap<u32, u32>,
         cut_off: bool,
     ) -> Result<(), StoreError> {
-        let mut staged = Staged::new(state.length);
+        let mut staged = Staged::replay(state, cut_off);
         for step in redo {
             match step {
                 Redo::Write(prepared) => staged.add(self, state, prepared, Base::Unverified)?,
+                Redo::Undo(prepared) => staged.undo_landed(self, prepared)?,
                 Redo::Length(length) => staged.length = *length,
             }
         }
@@ -406,9 +424,11 @@ impl Chunk {
             return Ok(false);
         }
         let above = Sequence(state.prepared[keep].write.sequence().0 - 1);
-        state.prepared.truncate(keep);
-        state.operations.roll_back(above);
         self.journal(state, &JournalRecord::Rollback { above })?;
+        self.forget_prepared(state, above)?;
+        state.operations.roll_back(above);
+        // The same version may be given to other bytes now.
+        self.file()?.sync()?;
         Ok(true)
     }
 
@@ -435,12 +455,34 @@ impl Chunk {
             let unsynced =
                 |info: &BlockInfo| info.is_written() && (info.version.sequence > state.flushed || state.filling);
             let Some(info) = entry.filter(unsynced) else { continue };
-            let bytes = file.read(u64::from(block) * BLOCK, BLOCK as usize)?;
-            if info.crc != crc32_iscsi(&bytes) {
+            if !self.is_intact(&file, block, &info)? {
                 self.erase(&file, block..block + 1)?;
             }
         }
         Ok(())
+    }
+
+    /// After a power cut: what reads as zeros is made zeros. A later write may rely on it when it is torn itself.
+    fn punch_unstored(&self) -> Result<(), StoreError> {
+        let file = self.file()?;
+        let blocks = self.geometry().blocks();
+        let entries = self.read_entries(&file, 0, blocks)?;
+        let unstored = |block: &u32| entries[*block as usize].is_some_and(|info| !info.is_stored());
+        let mut block = 0;
+        while block < blocks {
+            let run = (block..blocks).take_while(unstored).count() as u32;
+            file.punch(u64::from(block) * BLOCK, u64::from(run) * BLOCK)?;
+            block += run.max(1);
+        }
+        Ok(())
+    }
+
+    /// Whether a block's bytes in the file are what this entry says. Where nothing is stored, they do not matter.
+    pub fn is_intact(&self, file: &ChunkFile, block: u32, info: &BlockInfo) -> Result<bool, StoreError> {
+        if !info.is_stored() {
+            return Ok(true);
+        }
+        Ok(info.crc == crc32_iscsi(&file.read(u64::from(block) * BLOCK, BLOCK as usize)?))
     }
 
     /// Erases what lies beyond the length and belongs to no prepared write.

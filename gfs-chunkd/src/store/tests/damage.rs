@@ -185,3 +185,22 @@ fn a_failed_fsync_takes_that_disk_alone_out_of_service() {
     assert_eq!(store.usage().iter().filter(|usage| usage.failed.is_some()).count(), 1);
     assert_eq!(store.list().len(), 8 - on_bad.len() + 1);
 }
+
+#[test]
+fn what_lies_where_a_block_was_zeroed_is_no_damage() {
+    let dir = scratch();
+    let store = open(dir.path());
+    let chunk = create(&store, 1);
+    put(&store, chunk, 0, &[1; 12_288]);
+    let zero = next(&store, chunk);
+    store.prepare(chunk, &write(zero.0, WriteKind::Zero, 0, 8192), &[]).unwrap();
+    store.commit(chunk, zero).unwrap();
+    store.close().unwrap();
+    flip(&chunk_file(dir.path(), chunk), 100, 1);
+    flip(&chunk_file(dir.path(), chunk), 5000, 1);
+    let mut expected = vec![0; 8192];
+    assert_eq!(bytes(&store, chunk, 0, 8192), expected);
+    put(&store, chunk, 4096, b"x");
+    expected[4096] = b'x';
+    assert_eq!(bytes(&store, chunk, 0, 8192), expected);
+}

@@ -6,6 +6,7 @@ mod disks;
 mod facts;
 mod formats;
 mod model;
+mod outage;
 mod power;
 
 use super::*;
