@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A read that is not answered so long is asked of another member too.
-const HEDGE: Duration = Duration::from_millis(250);
+const HEDGE: Duration = Duration::from_millis(120);
 /// Limits of one attempt, first and longest; doubled each time.
 const READ_TRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
 const WRITE_TRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
@@ -277,17 +277,21 @@ impl DataPath {
         let mut waiting = self.locations.order(configuration, turn).into_iter();
         let mut running: Vec<Attempt<'_, (ServerId, Verdict)>> = Vec::new();
         let (mut suspects, mut reason, mut all_damaged) = (Vec::new(), Arc::from("no member has an address"), true);
-        let (mut stale, mut missing) = (None, false);
+        let (mut stale, mut missing, mut asked) = (None, false, ServerId(0));
         loop {
             if running.is_empty() {
                 let Some(peer) = waiting.next() else { break };
+                asked = peer.server;
                 running.push(Box::pin(self.read_one(piece, op, configuration.epoch.0, peer, deadline, turn, check)));
             }
             let first = tokio::select! {
                 biased;
                 first = first_of(&mut running) => first,
                 () = tokio::time::sleep(HEDGE), if waiting.len() > 0 => {
+                    // Until it answers, others are asked before it.
+                    self.locations.suspect(asked);
                     if let Some(peer) = waiting.next() {
+                        asked = peer.server;
                         running.push(Box::pin(self.read_one(piece, op, configuration.epoch.0, peer, deadline, turn, check)));
                     }
                     continue;
