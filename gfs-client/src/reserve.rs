@@ -11,12 +11,15 @@ use gfs_core::meta::request::{ChunkLocation, Refusal};
 use gfs_proto::convert::{refusal_from_code, servers_from_wire};
 use gfs_proto::v1::{self, request::Kind, server_message::Body as Said};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Chunks asked for at first, and at most; each refill on demand doubles it.
-const BATCH: (usize, usize) = (4, 32);
+/// Chunks kept in stock at first, and at most; each refill doubles it.
+const STOCK: (usize, usize) = (4, 32);
+/// A refill brings this part of the stock, as soon as so much is missing: servers make the files of new chunks one by one, and a few at a
+/// time they do it beside the writes to those in stock.
+const PORTION: usize = 4;
 /// How long a background refill is tried.
 const REFILL_LIMIT: Duration = Duration::from_secs(60);
 
@@ -36,8 +39,9 @@ pub(crate) trait Source: Send + Sync + 'static {
 #[derive(Default)]
 struct Shelf {
     session: u64,
-    chunks: Vec<ChunkHandle>,
-    batch: usize,
+    /// Oldest first: servers have known those for longest.
+    chunks: VecDeque<ChunkHandle>,
+    stock: usize,
 }
 
 /// The reserved chunks of a session, by replica goal.
@@ -79,7 +83,7 @@ impl<S: Source> Reserve<S> {
             if shelf.session != session {
                 *shelf = Shelf { session, ..Shelf::default() };
             }
-            (shelf.chunks.pop(), shelf.chunks.len() < shelf.batch / 4)
+            (shelf.chunks.pop_front(), shelf.chunks.len() + shelf.stock / PORTION <= shelf.stock)
         };
         if chunk.is_some()
             && low
@@ -108,8 +112,8 @@ impl<S: Source> Reserve<S> {
         let batch = {
             let mut shelves = shelves.lock();
             let shelf = shelves.entry(goal).or_default();
-            shelf.batch = (shelf.batch * 2).clamp(BATCH.0, BATCH.1);
-            shelf.batch
+            shelf.stock = (shelf.stock * 2).clamp(STOCK.0, STOCK.1);
+            (shelf.stock / PORTION).max(STOCK.0)
         };
         let chunks = source.allocate(goal, batch, limit).await?;
         if chunks.is_empty() {
@@ -192,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_chunk_is_handed_out_once_and_batches_grow_to_a_bound() {
+    async fn every_chunk_is_handed_out_once_and_the_stock_grows_to_a_bound() {
         let source = Arc::new(Fake::default());
         let reserve = Reserve::new(source.clone());
         let mut seen = std::collections::BTreeSet::new();
@@ -200,16 +204,16 @@ mod tests {
             assert!(seen.insert(reserve.take(3, &limit()).await.unwrap()));
         }
         let asked = source.asked.lock().clone();
-        assert_eq!((asked[0], asked[1]), (4, 8));
-        assert!(asked.iter().all(|count| *count <= 32), "{asked:?}");
-        assert!(asked.len() <= 13, "{asked:?}");
+        assert_eq!(asked[0], 4);
+        assert!(asked.iter().all(|count| *count <= 8), "{asked:?}");
+        assert!(asked.iter().sum::<usize>() <= 200 + 32, "more than the stock is left: {asked:?}");
     }
 
     #[tokio::test]
     async fn chunks_of_a_lost_session_are_not_handed_out() {
         let source = Arc::new(Fake::default());
         let reserve = Reserve::new(source.clone());
-        assert_eq!(reserve.take(3, &limit()).await.unwrap(), ChunkHandle(3));
+        assert_eq!(reserve.take(3, &limit()).await.unwrap(), ChunkHandle(0));
         source.session.store(2, Ordering::SeqCst);
         assert!(reserve.take(3, &limit()).await.unwrap().0 >= 4);
     }
