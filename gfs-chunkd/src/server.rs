@@ -94,7 +94,6 @@ impl Server {
     pub async fn start_with(config: &ChunkdConfig, mut options: StoreOptions) -> Result<Self, ServerError> {
         let listener = life::bind(&config.listen, "--listen").await?;
         let http_listener = life::bind(&config.http, "--http").await?;
-        let io = |operation| move |source| ServerError::Io { operation, source };
         let http = http_listener.local_addr().map_err(io("asking for the HTTP port"))?;
         let local = listener.local_addr().map_err(io("asking for the data port"))?;
         if config.reserve_bytes > 0 {
@@ -105,7 +104,7 @@ impl Server {
         }
         let opening = tokio::task::spawn_blocking(move || Store::open(options));
         let store = Arc::new(opening.await.map_err(|error| io("opening the store")(std::io::Error::other(error)))??);
-        let registration = registration(config, local, http, &store).map_err(io("looking at the machine"))?;
+        let registration = registration(config, local, http, &store)?;
         let master = MasterClient::new(config.masters());
         let answer = register(&master, &registration).await?;
         let cluster = cluster_of(&answer)?;
@@ -252,7 +251,7 @@ fn registration(
     local: SocketAddr,
     http: SocketAddr,
     store: &Store,
-) -> std::io::Result<v1::RegisterRequest> {
+) -> Result<v1::RegisterRequest, ServerError> {
     let identity = store.identity();
     let uuid = match &identity {
         Some(identity) => identity.server.to_be_bytes(),
@@ -273,22 +272,19 @@ fn registration(
         http: reachable(http),
         zone: config.zone.clone(),
         host: if config.host.is_empty() { name.clone() } else { config.host.clone() },
-        boot_id: boot_id(config)?,
+        boot_id: store.boot()?,
         incarnation: u64::from_be_bytes(random()?).max(1),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         clean,
     })
 }
 
-fn boot_id(config: &ChunkdConfig) -> std::io::Result<String> {
-    if config.boot_id.is_empty() {
-        return Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned());
-    }
-    Ok(config.boot_id.clone())
+fn io(operation: &'static str) -> impl FnOnce(std::io::Error) -> ServerError {
+    move |source| ServerError::Io { operation, source }
 }
 
-fn random<const N: usize>() -> std::io::Result<[u8; N]> {
+fn random<const N: usize>() -> Result<[u8; N], ServerError> {
     let mut bytes = [0; N];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(io("reading /dev/urandom")).map(|()| bytes)
 }

@@ -367,7 +367,7 @@ impl Client {
         let (reply, grant_ms, stamp) = match made {
             Ok(made) => made,
             Err(error) => {
-                self.inner.grants.mark(&[parent], &[entry]);
+                self.in_doubt(&[parent], &[entry]);
                 return Err(error);
             }
         };

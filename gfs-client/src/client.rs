@@ -191,6 +191,10 @@ impl Client {
             Ok((reply_from_wire(reply)?, grant_ms, parents, stamp))
         });
         let grants = &self.inner.grants;
+        if matches!(request, Request::Rename { .. } | Request::Rmdir { .. }) {
+            grants.mark_moved();
+            self.inner.cache.drop_directories();
+        }
         match outcome {
             Ok((reply, grant_ms, parents, stamp)) => {
                 let mut covered = Keys::default();
@@ -203,21 +207,19 @@ impl Client {
                 {
                     grants.made_directory(attributes.inode, &grant);
                 }
-                if matches!(request, Request::Rename { .. } | Request::Rmdir { .. }) {
-                    grants.mark_moved();
-                    self.inner.cache.drop_directories();
-                }
                 Ok(Outcome { reply, grant: self.conclude(grant, &inodes, &entries, parents) })
             }
             Err(error) => {
-                // It may have taken effect, or still do.
-                grants.mark(&inodes, &entries);
-                self.inner.cache.drop_inodes(&inodes);
-                grants.mark_moved();
-                self.inner.cache.drop_directories();
+                self.in_doubt(&inodes, &entries);
                 Err(error)
             }
         }
+    }
+
+    /// An own mutation failed: it may have taken effect, or still do.
+    pub(crate) fn in_doubt(&self, inodes: &[InodeId], entries: &[(InodeId, Vec<u8>)]) {
+        self.inner.grants.mark(inodes, entries);
+        self.inner.cache.drop_inodes(inodes);
     }
 
     /// An own mutation was answered: what was known of `inodes` is past, and the grant of its reply holds from here on. The directories

@@ -109,13 +109,13 @@ impl<S: Source> Reserve<S> {
         entered: tokio::sync::OwnedMutexGuard<()>,
     ) -> Result<(), ClientError> {
         let session = source.session();
-        let batch = {
+        let count = {
             let mut shelves = shelves.lock();
             let shelf = shelves.entry(goal).or_default();
             shelf.stock = (shelf.stock * 2).clamp(STOCK.0, STOCK.1);
             (shelf.stock / PORTION).max(STOCK.0)
         };
-        let chunks = source.allocate(goal, batch, limit).await?;
+        let chunks = source.allocate(goal, count, limit).await?;
         if chunks.is_empty() {
             return Err(ClientError::malformed("no chunk was reserved"));
         }

@@ -6,7 +6,7 @@
 
 use super::error::StoreError;
 use super::layout::Geometry;
-use super::types::Identity;
+use super::types::{Identity, StoreOptions};
 use crc_fast::crc32_iscsi;
 use gfs_core::ids::ClusterId;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -112,8 +112,11 @@ pub(crate) fn note_boot(dir: &Path, id: &str) -> Result<(), StoreError> {
     replace(dir, BOOT, format!("{id} {:08x}\n", crc32_iscsi(id.as_bytes())).as_bytes())
 }
 
-/// The identity of this boot of the machine, as the kernel says.
-pub(crate) fn current_boot() -> Result<String, StoreError> {
+/// The identity of this boot of the machine: the one of the options, else what the kernel says.
+pub(crate) fn current_boot(options: &StoreOptions) -> Result<String, StoreError> {
+    if let Some(boot) = &options.boot_id {
+        return Ok(boot.clone());
+    }
     let path = Path::new("/proc/sys/kernel/random/boot_id");
     let text = std::fs::read_to_string(path).map_err(|e| StoreError::io("read", path, e))?;
     Ok(text.trim().to_owned())

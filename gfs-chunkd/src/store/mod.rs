@@ -66,6 +66,11 @@ impl Store {
         healthy.map(|chunk| chunk.describe(&chunk.state.read())).collect()
     }
 
+    /// The boot of the machine that the store runs in.
+    pub fn boot(&self) -> Result<String, StoreError> {
+        identity::current_boot(&self.options)
+    }
+
     /// One replica.
     pub fn state(&self, handle: ChunkHandle) -> Result<ReplicaState, StoreError> {
         self.with(handle, |chunk| Ok(chunk.describe(&chunk.state.read())))

@@ -86,10 +86,7 @@ pub(crate) fn open(
     };
     recovery.scan()?;
     let journal = Disk::open_journal(dir, options, |record| recovery.replay(record))?;
-    let boot = match &options.boot_id {
-        Some(id) => id.clone(),
-        None => identity::current_boot()?,
-    };
+    let boot = identity::current_boot(options)?;
     let power_cut = identity::last_boot(dir).as_deref() != Some(&boot);
     let disk = Arc::new(Disk::new(dir, lock, identity, journal, options.clone())?);
     let chunks = recovery.finish(&disk, power_cut)?;
@@ -549,10 +546,7 @@ pub(crate) fn format(dir: &Path, identity: &DiskIdentity, options: &StoreOptions
         std::fs::create_dir_all(&path).map_err(|e| StoreError::io("mkdir", &path, e))?;
     }
     identity::sync_dir(&dir.join("chunks"))?;
-    let boot = match &options.boot_id {
-        Some(id) => id.clone(),
-        None => identity::current_boot()?,
-    };
+    let boot = identity::current_boot(options)?;
     drop(Disk::open_journal(dir, options, |_| Ok(()))?);
     identity::note_boot(dir, &boot)?;
     identity::write(dir, identity)

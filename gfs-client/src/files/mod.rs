@@ -15,7 +15,7 @@ mod write;
 pub use space::Zeroing;
 
 use crate::client::Client;
-use crate::data::{Attempt, DataFailure};
+use crate::data::{Attempt, DataFailure, first_of};
 use crate::error::ClientError;
 use crate::limit::CallLimit;
 use gfs_core::ids::{ChunkHandle, InodeId};
@@ -58,9 +58,25 @@ impl Access {
 /// next is on its way. Small enough for that, large enough that their count does not matter.
 pub(crate) const PIECE: u64 = 256 << 10;
 /// Pieces of one request that are under way at a time.
-pub(crate) const PIECES_AT_A_TIME: usize = 16;
+const PIECES_AT_A_TIME: usize = 16;
 /// One piece under way.
-pub(crate) type Running<'a, T> = Attempt<'a, Result<T, DataFailure>>;
+type Running<'a, T> = Attempt<'a, Result<T, DataFailure>>;
+
+/// Runs the pieces of one request, begun in their order on this task, and hands over what each came to. Ends at the first failure.
+async fn run_pieces<'a, T>(
+    mut waiting: impl Iterator<Item = Running<'a, T>>,
+    mut done: impl FnMut(T),
+) -> Result<(), DataFailure> {
+    let mut running = Vec::new();
+    loop {
+        running.extend(waiting.by_ref().take(PIECES_AT_A_TIME - running.len()));
+        if running.is_empty() {
+            return Ok(());
+        }
+        done(first_of(&mut running).await?);
+    }
+}
+
 /// Chunks written and not synced, beyond which some are synced in the background.
 const MAX_DIRTY: usize = 16_384;
 

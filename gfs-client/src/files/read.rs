@@ -2,8 +2,8 @@
 
 use super::split::{Span, index_of, spans};
 use super::view::{MAX_COUNT, View};
-use super::{OpenFile, PIECES_AT_A_TIME, Redo, Running};
-use crate::data::{DataFailure, Piece, first_of};
+use super::{OpenFile, Redo, Running, run_pieces};
+use crate::data::{DataFailure, Piece};
 use crate::error::ClientError;
 use crate::limit::CallContext;
 use bytes::{Bytes, BytesMut};
@@ -62,19 +62,16 @@ impl OpenFile {
             };
         }
         let mut whole = BytesMut::zeroed(length as usize);
-        let mut waiting = pieces.iter().filter_map(|span| Some((*span, *view.chunks.get(&span.index)?)));
-        let mut running: Vec<Running<'_, (Span, Bytes)>> = Vec::new();
-        loop {
-            let room = PIECES_AT_A_TIME - running.len();
-            let next = waiting.by_ref().take(room);
-            running.extend(next.map(|(span, handle)| Box::pin(self.read_piece(context, span, handle, in_a_row)) as _));
-            if running.is_empty() {
-                return Ok(whole.freeze());
-            }
-            let (span, bytes) = first_of(&mut running).await?;
+        let reads = pieces.iter().filter_map(|span| {
+            let handle = *view.chunks.get(&span.index)?;
+            Some(Box::pin(self.read_piece(context, *span, handle, in_a_row)) as Running<'_, _>)
+        });
+        run_pieces(reads, |(span, bytes): (Span, Bytes)| {
             let start = span.at as usize;
             whole[start..start + bytes.len()].copy_from_slice(&bytes);
-        }
+        })
+        .await?;
+        Ok(whole.freeze())
     }
 
     async fn read_piece(

@@ -5,9 +5,9 @@
 
 use super::split::{Span, index_of, spans};
 use super::view::{MAX_COUNT, View};
-use super::{FileState, Filling, OpenFile, PIECES_AT_A_TIME, Redo, Running};
+use super::{FileState, Filling, OpenFile, Redo, Running, run_pieces};
 use crate::client::Client;
-use crate::data::{Changed, DataFailure, Piece, first_of};
+use crate::data::{Changed, DataFailure, Piece};
 use crate::error::ClientError;
 use crate::limit::CallContext;
 use crate::session::Call;
@@ -219,10 +219,13 @@ impl OpenFile {
             let piece = Piece { inode: self.inner.inode, handle, epoch: view.epochs.get(&handle).copied() };
             todo.push((piece, span.offset, data.slice(span.at as usize..(span.at + span.length) as usize)));
         }
-        let result = run_pieces(self.client(), context, &todo).await;
+        let mut written = Written::default();
+        // In their order, so that the pieces reach the primary so: only what comes after all else lands in place at once.
+        let writes = todo.iter().map(|one| Box::pin(write_piece(self.client(), context, one)) as Running<'_, _>);
+        let result = run_pieces(writes, |(handle, changed)| written.add(handle, &changed)).await;
         // Also after an error: some may have been written.
         self.note_dirty(todo.iter().map(|(piece, ..)| piece.handle));
-        result
+        result.map(|()| written)
     }
 
     /// Remembers what a sync has to reach. After the answer: a sync that ran meanwhile has not reached it.
@@ -279,11 +282,6 @@ impl OpenFile {
     pub(super) async fn commit(&self, context: &CallContext, commit: Commit<'_>) -> Result<Attempt<()>, ClientError> {
         let inode: InodeId = self.inner.inode;
         let locations = &self.client().inner.locations;
-        let indexed = |(index, handle): &(u32, ChunkHandle)| v1::IndexedChunk {
-            index: *index,
-            handle: handle.0,
-            ..v1::IndexedChunk::default()
-        };
         let attached: Vec<(u32, ChunkHandle)> = commit.attach.iter().map(|fresh| (fresh.index, fresh.handle)).collect();
         // How much is stored in the new chunks is told of like that in the others.
         let fresh = |fresh: &Fresh| UsedChunk { index: fresh.index, handle: fresh.handle, cut: Epoch(0), stored: None };
@@ -291,7 +289,7 @@ impl OpenFile {
         let used: Vec<_> = used.map(|used| UsedChunk { stored: locations.count(used.handle), ..used }).collect();
         let wire = v1::CommitWrite {
             inode: inode.0,
-            attach: attached.iter().map(indexed).collect(),
+            attach: commit.attach.iter().map(|new| used_chunk(&fresh(new))).collect(),
             used: used.iter().map(used_chunk).collect(),
             min_size: commit.min_size,
             clear_suid: commit.clear_suid,
@@ -347,22 +345,6 @@ impl Written {
 }
 
 type Todo = (Piece, u64, Bytes);
-
-async fn run_pieces(client: &Client, context: &CallContext, todo: &[Todo]) -> Result<Written, DataFailure> {
-    let mut written = Written::default();
-    let mut waiting = todo.iter();
-    // All on one task, so that the pieces reach the primary in their order: only what comes after all else lands in place at once.
-    let mut running: Vec<Running<'_, (ChunkHandle, Changed)>> = Vec::new();
-    loop {
-        let room = PIECES_AT_A_TIME - running.len();
-        running.extend(waiting.by_ref().take(room).map(|one| Box::pin(write_piece(client, context, one)) as _));
-        if running.is_empty() {
-            return Ok(written);
-        }
-        let (handle, changed) = first_of(&mut running).await?;
-        written.add(handle, &changed);
-    }
-}
 
 async fn write_piece(
     client: &Client,

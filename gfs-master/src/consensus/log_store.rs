@@ -345,7 +345,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             table.push(Slot { id, position: appended.start, bytes: bytes.len(), entry: Some(entry) });
         }
         // In a file of the operating system: with one voter that is where an entry counts as accepted. What must not
-        // go back after a power cut waits for `all_durable` (docs/decisions/0011).
+        // go back after a power cut waits for `all_durable` (docs/decisions/0008).
         self.log.flush_within(FLUSH_WITHIN);
         callback.log_io_completed(Ok(()));
         Ok(())

@@ -1,8 +1,8 @@
 //! The log, the machine and the batcher together, on a real directory.
 
-use super::log_store::LogStore;
+use super::log_store::{LogStore, LogStoreError};
 use super::machine::Machine;
-use super::raft::{CheckpointPolicy, RaftConsensus};
+use super::raft::{CheckpointPolicy, RaftConsensus, StartError};
 use super::types::{StorageError, StoredMembership, TypeConfig};
 use super::{Consensus, ConsensusError};
 use crate::checkpoint::{self, Frozen};
@@ -11,7 +11,7 @@ use gfs_core::ids::{ClusterId, OperationId, ROOT, SessionId};
 use gfs_core::meta::command::{Command, CommandReply};
 use gfs_core::meta::request::{ClientCommand, Credentials, NodeKind, Reply, Request, Timestamp};
 use gfs_core::meta::state::State;
-use gfs_log::LogOptions;
+use gfs_log::{LogError, LogOptions};
 use openraft::testing::{StoreBuilder, Suite};
 use std::path::Path;
 use std::sync::Arc;
@@ -40,8 +40,14 @@ fn the_storage_passes_the_suite_of_openraft() {
 }
 
 async fn start(path: &Path, policy: CheckpointPolicy) -> RaftConsensus {
-    let dir = DataDir::open(path, FORMAT, None).unwrap();
-    RaftConsensus::start(dir, policy).await.unwrap()
+    loop {
+        let dir = DataDir::open(path, FORMAT, None).unwrap();
+        match RaftConsensus::start(dir, policy).await {
+            // The tasks of the raft before this one let go of the log a moment after its shutdown.
+            Err(StartError::Log(LogStoreError::Log(LogError::Locked { .. }))) => tokio::task::yield_now().await,
+            started => return started.unwrap(),
+        }
+    }
 }
 
 async fn open_session(raft: &RaftConsensus, nonce: u64) -> SessionId {

@@ -73,7 +73,7 @@ impl Namespace {
         Ok(Ends { old_directory, new_directory, source, target })
     }
 
-    /// Whether `directory` is `ancestor` or lies below it.
+    /// Whether `directory` is `ancestor` or lies below it. A removed directory lies below nothing any more.
     fn is_within(&self, directory: InodeId, ancestor: InodeId) -> bool {
         let mut at = directory;
         loop {
@@ -81,7 +81,7 @@ impl Namespace {
                 return true;
             }
             match self.load(at) {
-                Ok(inode) if at != ROOT => at = inode.parent,
+                Ok(inode) if at != ROOT && inode.links > 0 => at = inode.parent,
                 _ => return false,
             }
         }

@@ -103,6 +103,18 @@ fn a_directory_does_not_move_below_itself() {
 }
 
 #[test]
+fn a_removed_directory_takes_nothing_in_not_even_what_it_lay_below() {
+    let mut world = World::new();
+    let above = world.directory(ROOT, "above");
+    let gone = world.directory(above, "gone");
+    world.rmdir(&kernel(), above, "gone").expect("removed");
+    for mode in [Replace, NoReplace, Exchange] {
+        assert_eq!(world.rename(&kernel(), (ROOT, "above"), (gone, "x"), mode), Err(Refusal::NotFound));
+    }
+    world.consistent();
+}
+
+#[test]
 fn moving_a_directory_away_needs_write_permission_on_it() {
     let mut world = World::new();
     let to = world.owned(ROOT, "to", &NodeKind::Directory, 0o777, 1, 1);
