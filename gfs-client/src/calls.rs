@@ -59,7 +59,7 @@ fn unexpected(what: &'static str) -> ClientError {
 fn attributes_of(what: &'static str, outcome: Outcome) -> Result<(Attributes, Grant), ClientError> {
     match outcome.reply {
         Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } => Ok((attributes, outcome.grant)),
-        Reply::Done | Reply::Chunks(_) | Reply::Refused(_) => Err(unexpected(what)),
+        Reply::Done | Reply::Chunks(_) | Reply::Flushed(_) | Reply::Refused(_) => Err(unexpected(what)),
     }
 }
 
@@ -312,7 +312,8 @@ impl Client {
         if context.credentials.check {
             self.layout(context, inode, 0, 1).await?;
         }
-        let call = Call::Open(v1::OpenFile { inode: inode.0, access: access.wire(), count: 1 });
+        self.settle(inode, context).await?;
+        let call = Call::Open(v1::OpenFile { inode: inode.0, access: access.wire(), count: 1, delegated: false });
         let (said, stamp) = self.inner.session.call("open", call, &context.limit).await?;
         let Said::Open(answer) = said else { return Err(unexpected("open")) };
         crate::client::refused(answer.refusal)?;
@@ -357,11 +358,14 @@ impl Client {
         access: Access,
     ) -> Result<Opened, ClientError> {
         let entry = (parent, name.to_vec());
+        self.give_back(self.inner.delegations.among(&[], std::slice::from_ref(&entry)), context).await?;
+        let claims = self.inner.delegations.claims();
         self.inner.grants.begin(std::slice::from_ref(&entry));
         let plain = Request::Create { parent, name: name.to_vec(), kind: NodeKind::File, mode, umask, exclusive };
         let mut wire = v1::Request::from(&plain);
         if let Some(Kind::Create(create)) = &mut wire.kind {
             create.open = true;
+            create.delegate = true;
         }
         let made = self.mutate_wire("create", context, wire).await;
         let (reply, grant_ms, stamp) = match made {
@@ -375,8 +379,12 @@ impl Client {
         // The master counts what it opens with a create as open for both.
         let file = OpenFile::new(self.clone(), attributes.inode, Access::Both).limited(access);
         let keys = Keys { inodes: vec![attributes.inode], entry: Some(entry.clone()), listing: None };
-        let grant = self.conclude(Grant::new(stamp, grant_ms, keys), &[parent], &[entry], reply.parents);
-        if reply.created {
+        let entries = [entry];
+        let grant = self.conclude(Grant::new(stamp, grant_ms, keys), &[parent], &entries, reply.parents);
+        if reply.delegated {
+            let [entry] = entries;
+            self.inner.delegations.given(&attributes, entry, grant.clone(), claims);
+        } else if reply.created {
             let fresh = Fresh { attributes: &attributes, stamp, grant_ms };
             self.inner.cache.insert(&self.inner.grants, &fresh, vec![(0, Window::new())]);
         }

@@ -1,6 +1,7 @@
 //! The client: one session, its caches, the way to the chunk servers; and the two general calls.
 
 use crate::data::DataPath;
+use crate::delegations::Delegations;
 use crate::error::ClientError;
 use crate::files::FileStates;
 use crate::grants::{Grant, Grants, Invalidator, Keys, Stamp, Ticket};
@@ -70,6 +71,7 @@ pub(crate) struct Inner {
     pub(crate) reserve: Reserve<Allocator>,
     pub(crate) data: DataPath,
     pub(crate) files: FileStates,
+    pub(crate) delegations: Arc<Delegations>,
     pub(crate) chunk_size: u64,
     /// How long a session lives without a sign of its client.
     pub(crate) lease: Duration,
@@ -102,7 +104,12 @@ impl Client {
     /// # Errors
     /// `Unavailable` after the connect limit, `WrongCluster`, `Version`.
     pub async fn connect(target: Target, options: ClientOptions) -> Result<Self, ClientError> {
-        let concerned = Concerned { grants: Arc::default(), files: Arc::new(FileCache::new()), locks: Arc::default() };
+        let concerned = Concerned {
+            grants: Arc::default(),
+            files: Arc::new(FileCache::new()),
+            locks: Arc::default(),
+            delegations: Arc::default(),
+        };
         let masters = target.masters.clone();
         let session_options = SessionOptions { masters: target.masters, description: options.description.clone() };
         let unavailable =
@@ -129,6 +136,7 @@ impl Client {
             locations,
             reserve: Reserve::new(Arc::new(allocator)),
             files: FileStates::default(),
+            delegations: concerned.delegations.clone(),
             chunk_size: welcome.chunk_size,
             lease: Duration::from_millis(welcome.lease_ms.into()),
             cluster,
@@ -136,11 +144,17 @@ impl Client {
             budget_units,
             options,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        tokio::spawn(crate::flusher::run(Arc::downgrade(&inner), concerned.delegations));
+        Ok(Self { inner })
     }
 
     /// Ends the session: locks and open files go. Calls under way fail with `Closed`.
     pub async fn close(&self) {
+        let context = CallContext::new(Credentials::default(), CallLimit::within(FAREWELL));
+        if let Err(error) = self.give_back(self.inner.delegations.all(), &context).await {
+            tracing::warn!(%error, "the last changes did not reach the master");
+        }
         self.inner.session.close(FAREWELL).await;
     }
 
@@ -181,7 +195,11 @@ impl Client {
     /// After `TimedOut` and `SessionLost` the outcome is unknown. A cancelled call that was already sent is waited for for up to a second;
     /// `Interrupted` after that leaves the outcome unknown too.
     pub async fn mutate(&self, context: &CallContext, request: Request) -> Result<Outcome, ClientError> {
+        if let Some(outcome) = self.do_here(context, &request) {
+            return Ok(outcome);
+        }
         let (inodes, entries) = touched(&request);
+        self.give_back(self.inner.delegations.among(&inodes, &entries), context).await?;
         self.inner.grants.begin(&entries);
         let call = Call::Mutate { credentials: (&context.credentials).into(), request: (&request).into() };
         let arrived = self.inner.session.call("mutation", call, &context.limit).await;
@@ -214,6 +232,22 @@ impl Client {
                 Err(error)
             }
         }
+    }
+
+    /// Does what needs no master: what concerns a file that this session holds.
+    fn do_here(&self, context: &CallContext, request: &Request) -> Option<Outcome> {
+        let (inode, changes) = match request {
+            Request::SetAttributes { inode, changes } => (*inode, changes.clone()),
+            Request::TouchAccess { inode } => return self.touch_here(*inode),
+            _ => return None,
+        };
+        let (attributes, grant) = self.inner.delegations.get(inode)?.change(&context.credentials, &changes)?;
+        Some(Outcome { reply: Reply::Attributes { attributes, pending_shrink: false }, grant })
+    }
+
+    fn touch_here(&self, inode: InodeId) -> Option<Outcome> {
+        let (attributes, grant) = self.inner.delegations.get(inode)?.touch_access()?;
+        Some(Outcome { reply: Reply::Attributes { attributes, pending_shrink: false }, grant })
     }
 
     /// An own mutation failed: it may have taken effect, or still do.
@@ -279,12 +313,16 @@ impl Client {
         if let Some(answered) = self.known(context, &query) {
             return Ok(answered);
         }
+        if let Query::Layout { inode, .. } | Query::GetAttributes { inode } = &query {
+            self.settle(*inode, context).await?;
+        }
         let wire = v1::QueryRequest { credentials: Some((&context.credentials).into()), kind: Some((&query).into()) };
         let (said, stamp) = self.inner.session.call("query", Call::Query(wire), &context.limit).await?;
         let Said::Answer(mut wire) = said else { return Err(ClientError::malformed("answer to a query")) };
         let grant_ms = wire.grant_ms;
         self.inner.locations.learn_servers(servers_from_wire(std::mem::take(&mut wire.servers))?);
-        let answer = answer_from_wire(&query, wire)?;
+        let mut answer = answer_from_wire(&query, wire)?;
+        self.inner.delegations.show(&mut answer, stamp);
         self.remember(&query, &answer, stamp, grant_ms);
         let grant = Grant::new(stamp, grant_ms, covered(&query, &answer));
         if let Query::Lookup { parent, .. } = &query {
@@ -304,9 +342,17 @@ impl Client {
             Query::Lookup { parent, name } if name.len() <= NAME_MAX && name != b"." && name != b".." => {
                 (Refusal::NotFound, grants.absence(*parent, name)?)
             }
+            Query::GetAttributes { inode } if let Some(held) = self.inner.delegations.get(*inode) => {
+                let (attributes, grant) = held.attributes()?;
+                return Some(Answered { answer: Answer::Attributes(attributes), grant });
+            }
             Query::GetAttributes { inode } => {
                 let (attributes, grant) = cache.directory(grants, *inode)?;
                 return Some(Answered { answer: Answer::Attributes(attributes), grant });
+            }
+            // Files that are held have none.
+            Query::GetXattr { inode, .. } if self.inner.delegations.get(*inode).is_some() => {
+                (Refusal::NoData, Grant::new(grants.stamp(), 0, Keys::default()))
             }
             Query::GetXattr { inode, .. } if !cache.attributes(*inode)?.has_xattrs => {
                 (Refusal::NoData, Grant::new(grants.stamp(), 0, Keys::default()))
@@ -422,6 +468,7 @@ fn touched(request: &Request) -> (Vec<InodeId>, Vec<(InodeId, Vec<u8>)>) {
         | Request::RemoveXattr { inode, .. }
         | Request::CommitWrite { inode, .. }
         | Request::TouchAccess { inode } => (vec![*inode], vec![]),
+        Request::Flush { files } => (files.iter().map(|file| file.inode).collect(), vec![]),
         Request::SetLock { .. }
         | Request::ReleaseLocks { .. }
         | Request::AllocateChunks { .. }

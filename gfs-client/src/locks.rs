@@ -52,7 +52,14 @@ impl LockBook {
         self.lost.store(book.lost.len(), Ordering::Release);
     }
 
-    /// Tells once that the locks on a file were lost.
+    /// What was written to a file is lost.
+    pub(crate) fn lose(&self, inode: InodeId) {
+        let mut book = self.state.lock();
+        book.lost.insert(inode);
+        self.lost.store(book.lost.len(), Ordering::Release);
+    }
+
+    /// Tells once that the locks on a file, or what was written to it, were lost.
     pub(crate) fn check(&self, inode: InodeId) -> Result<(), ClientError> {
         if self.lost.load(Ordering::Acquire) == 0 {
             return Ok(());

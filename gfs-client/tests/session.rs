@@ -90,7 +90,7 @@ async fn open_files_are_told_again_after_a_reconnect_and_closed_ones_are_not() {
     cluster.master.disconnect();
     until("a second hello", || cluster.master.hellos.lock().len() >= 2).await;
     let hello = cluster.master.hellos.lock().last().cloned().unwrap();
-    assert_eq!(hello.reclaim, [v1::OpenFile { inode: kept.0, access: 1, count: 1 }]);
+    assert_eq!(hello.reclaim, [v1::OpenFile { inode: kept.0, access: 1, count: 1, delegated: false }]);
     assert_eq!(hello.session, client.session().0);
     drop(file);
     until("the second close", || cluster.master.closes.lock().len() == 2).await;
@@ -114,7 +114,7 @@ async fn a_lost_session_is_replaced_and_lost_locks_are_told_once() {
     file.write(&call(), 6, " and after".into(), false).await.unwrap();
     assert_eq!(file.read(&call(), 0, 100).await.unwrap(), "before and after");
     let reclaim = cluster.master.hellos.lock().last().unwrap().reclaim.clone();
-    assert_eq!(reclaim, [v1::OpenFile { inode: file.inode().0, access: 3, count: 1 }]);
+    assert_eq!(reclaim, [v1::OpenFile { inode: file.inode().0, access: 3, count: 1, delegated: false }]);
 }
 
 #[tokio::test]

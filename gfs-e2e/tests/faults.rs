@@ -212,3 +212,30 @@ fn a_call_during_an_outage_can_be_interrupted_and_unmounting_ends() {
     cluster.up();
     shell(&mount, "test \"$(cat f)\" = x");
 }
+
+#[test]
+fn a_stopped_mount_delays_others_by_its_lease_and_learns_what_it_lost() {
+    let mut cluster = Cluster::start(Options::default());
+    let (a, b) = (cluster.mount(), cluster.mount_again());
+    let synced = File::create(a.join("synced")).unwrap();
+    synced.write_all_at(b"kept", 0).unwrap();
+    synced.sync_all().unwrap();
+    let lost = File::create(a.join("lost")).unwrap();
+    lost.write_all_at(b"written", 0).unwrap();
+    cluster.signal("mount-1", Signal::STOP);
+    let begun = Instant::now();
+    let seen = std::fs::read(b.join("lost")).unwrap();
+    println!("a file of a stopped mount was read after {:.1} s", begun.elapsed().as_secs_f64());
+    assert!(seen.is_empty() || seen == b"written", "{seen:?}");
+    assert_eq!(std::fs::read(b.join("synced")).unwrap(), b"kept");
+    std::fs::write(b.join("lost"), b"of the other mount").unwrap();
+    cluster.signal("mount-1", Signal::CONT);
+    // What the stopped mount had not told anybody of is gone, and it is told so, or it had been in time.
+    let after = lost.write_at(b"again", 100);
+    println!("the stopped mount writes: {after:?}");
+    if seen.is_empty() {
+        assert_eq!(after.unwrap_err().raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+        assert_eq!(std::fs::read(b.join("lost")).unwrap(), b"of the other mount");
+    }
+    assert_eq!(std::fs::read(a.join("lost")).unwrap(), std::fs::read(b.join("lost")).unwrap());
+}

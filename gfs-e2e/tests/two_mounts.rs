@@ -268,3 +268,99 @@ fn both_mounts_create_in_one_directory_without_stalling() {
     assert_eq!(fs::read_dir(a.join("d")).unwrap().count(), 400);
     assert_eq!(fs::read_dir(b.join("d")).unwrap().count(), 400);
 }
+
+/// A small generator, so that a failure can be had again.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// A file as it must be.
+#[derive(Clone, Default)]
+struct Expected {
+    content: Vec<u8>,
+    mode: u32,
+}
+
+fn agree(mounts: &[&PathBuf; 2], name: &str, expected: &Expected, step: u64) {
+    for mount in mounts {
+        let path = mount.join(name);
+        let found = fs::metadata(&path).unwrap_or_else(|error| panic!("step {step}: {}: {error}", path.display()));
+        assert_eq!(found.len(), expected.content.len() as u64, "step {step}: size of {}", path.display());
+        assert_eq!(found.mode() & 0o777, expected.mode, "step {step}: mode of {}", path.display());
+        assert!(fs::read(&path).unwrap() == expected.content, "step {step}: content of {}", path.display());
+    }
+}
+
+#[test]
+fn what_the_maker_of_a_file_does_by_itself_is_seen_by_the_other_mount() {
+    let (_cluster, a, b) = two();
+    let mounts = [&a, &b];
+    let mut dice = Dice(7);
+    let mut files: std::collections::BTreeMap<String, Expected> = std::collections::BTreeMap::new();
+    for step in 0..600 {
+        let mount = mounts[dice.roll(2) as usize];
+        let mut bytes = vec![step as u8; dice.roll(9_000) as usize];
+        let names: Vec<String> = files.keys().cloned().collect();
+        if names.len() < 4 || (names.len() < 12 && dice.roll(3) == 0) {
+            let name = format!("f{step}");
+            let file = OpenOptions::new().create_new(true).write(true).open(mount.join(&name)).unwrap();
+            file.write_all_at(&bytes, 0).unwrap();
+            file.set_permissions(fs::Permissions::from_mode(0o640)).unwrap();
+            let mut expected = Expected { content: bytes.clone(), mode: 0o640 };
+            if dice.roll(2) == 0 {
+                agree(&mounts, &name, &expected, step);
+                // It is the other mount's business too now.
+                file.write_all_at(&bytes, expected.content.len() as u64).unwrap();
+                expected.content.append(&mut bytes);
+            }
+            if dice.roll(2) == 0 {
+                drop(file);
+                agree(&mounts, &name, &expected, step);
+            } else {
+                agree(&mounts, &name, &expected, step);
+            }
+            files.insert(name, expected);
+            continue;
+        }
+        let name = names[dice.roll(names.len() as u64) as usize].clone();
+        let path = mount.join(&name);
+        let mut expected = files.remove(&name).unwrap();
+        let mut now = name.clone();
+        match dice.roll(6) {
+            0 => {
+                let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+                file.write_all(&bytes).unwrap();
+                expected.content.append(&mut bytes);
+            }
+            1 => {
+                fs::write(&path, &bytes).unwrap();
+                expected.content = bytes;
+            }
+            2 => {
+                expected.mode = 0o600 | dice.roll(0o100) as u32;
+                fs::set_permissions(&path, fs::Permissions::from_mode(expected.mode)).unwrap();
+            }
+            3 => {
+                let size = dice.roll(12_000);
+                OpenOptions::new().write(true).open(&path).unwrap().set_len(size).unwrap();
+                expected.content.resize(size as usize, 0);
+            }
+            4 => {
+                now = format!("r{step}");
+                fs::rename(&path, mount.join(&now)).unwrap();
+            }
+            _ => {
+                fs::remove_file(&path).unwrap();
+                assert!(mounts.iter().all(|mount| !mount.join(&name).exists()), "step {step}: {name} is still there");
+                continue;
+            }
+        }
+        agree(&mounts, &now, &expected, step);
+        files.insert(now, expected);
+    }
+}

@@ -167,7 +167,7 @@ async fn an_open_file_outlives_its_name_until_the_last_close() {
     let server = start(dir.path()).await;
     let mut client = Client::open(&server, 1).await;
     let inode = client.create("gone").await.inode;
-    let open = v1::OpenFile { inode, access: 3, count: 1 };
+    let open = v1::OpenFile { inode, access: 3, count: 1, delegated: false };
     assert!(matches!(client.call(In::Open(open)).await, Out::Open(answer) if answer.refusal == 0));
     client.mutate(Request::Unlink { parent: ROOT, name: b"gone".to_vec() }).await;
     server.stop().await;

@@ -53,6 +53,7 @@ impl OpenFile {
     /// # Errors
     /// As `write`. After `TimedOut` and `Interrupted` the record may have been appended.
     pub async fn append(&self, context: &CallContext, data: Bytes, clear_suid: bool) -> Result<u64, ClientError> {
+        self.client().settle(self.inner.inode, context).await?;
         self.check_writable()?;
         if data.is_empty() {
             return Ok(self.attributes(context).await?.size);

@@ -180,7 +180,10 @@ impl Handle {
             return;
         }
         let inner = &self.client.inner;
-        inner.session.close_file(self.inode.0, self.counted.wire());
+        // What is held is closed with the flush that gives it back.
+        if !inner.delegations.get(self.inode).is_some_and(|held| held.close()) {
+            inner.session.close_file(self.inode.0, self.counted.wire());
+        }
         if inner.files.close(self.inode, &self.state) {
             inner.locks.forget(self.inode);
         }

@@ -37,7 +37,7 @@ impl OpenFile {
             let _budget = self.client().budget(length, &context.limit).await?;
             match self.read_view(context, &view, offset, length, in_a_row).await {
                 Ok(bytes) => return Ok(bytes),
-                Err(DataFailure::Gone) => self.forget_view(),
+                Err(DataFailure::Gone) => self.look_again(context).await?,
                 Err(DataFailure::NoSpace) => return Err(ClientError::malformed("no space for a read")),
                 Err(DataFailure::Client(error)) => return Err(error),
             }
@@ -99,7 +99,7 @@ impl OpenFile {
         loop {
             match self.seek_once(context, offset, hole).await {
                 Ok(found) => return Ok(found),
-                Err(DataFailure::Gone) => self.forget_view(),
+                Err(DataFailure::Gone) => self.look_again(context).await?,
                 Err(DataFailure::NoSpace) => return Err(ClientError::malformed("no space for a seek")),
                 Err(DataFailure::Client(error)) => return Err(error),
             }

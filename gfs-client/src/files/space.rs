@@ -35,6 +35,7 @@ impl OpenFile {
         length: u64,
         how: Zeroing,
     ) -> Result<(), ClientError> {
+        self.client().settle(self.inner.inode, context).await?;
         self.check_writable()?;
         self.end_of(offset, length)?;
         let mut done = 0;
@@ -114,6 +115,7 @@ impl OpenFile {
         length: u64,
         keep_size: bool,
     ) -> Result<(), ClientError> {
+        self.client().settle(self.inner.inode, context).await?;
         self.check_writable()?;
         let end = self.end_of(offset, length)?;
         let attributes = self.attributes(context).await?;

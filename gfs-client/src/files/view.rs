@@ -29,7 +29,9 @@ impl View {
 impl OpenFile {
     /// The file, and its chunks `first ..= last`: what is cached under a live grant, else what the master says now.
     pub(super) async fn view(&self, context: &CallContext, first: u32, last: u32) -> Result<View, ClientError> {
-        if let Some((attributes, chunks)) = self.client().inner.cache.get(self.inner.inode, first, last) {
+        let inner = &self.client().inner;
+        let held = inner.delegations.get(self.inner.inode).and_then(|held| held.layout(first, last));
+        if let Some((attributes, chunks)) = held.or_else(|| inner.cache.get(self.inner.inode, first, last)) {
             let locations = &self.client().inner.locations;
             let epoch = |handle: &ChunkHandle| locations.configuration(*handle).map(|known| (*handle, known.epoch));
             let epochs = chunks.values().filter_map(epoch).collect();
@@ -45,10 +47,19 @@ impl OpenFile {
 
     /// The attributes, cached under a live grant or asked.
     pub(super) async fn attributes(&self, context: &CallContext) -> Result<Attributes, ClientError> {
-        match self.client().inner.cache.attributes(self.inner.inode) {
+        let inner = &self.client().inner;
+        let held = inner.delegations.get(self.inner.inode).and_then(|held| held.attributes());
+        match held.map(|(attributes, _)| attributes).or_else(|| inner.cache.attributes(self.inner.inode)) {
             Some(attributes) => Ok(attributes),
             None => Ok(self.client().get_attributes(context, self.inner.inode).await?.0),
         }
+    }
+
+    /// What is known of the file has proved wrong: the master is asked next.
+    pub(super) async fn look_again(&self, context: &CallContext) -> Result<(), ClientError> {
+        self.client().settle(self.inner.inode, context).await?;
+        self.forget_view();
+        Ok(())
     }
 
     /// What is known of the file has proved wrong.

@@ -116,7 +116,7 @@ impl OpenFile {
         loop {
             match self.write_once(context, offset, &data, clear_suid).await? {
                 Attempt::Done(()) => return Ok(()),
-                Attempt::Stale => self.forget_view(),
+                Attempt::Stale => self.look_again(context).await?,
                 Attempt::Full if full < OTHER_CHUNKS => full += 1,
                 Attempt::Full => return Err(ClientError::NoSpace),
             }
@@ -135,6 +135,8 @@ impl OpenFile {
         let length = data.len() as u64;
         let end = offset + length;
         let view = self.view(context, index_of(offset, chunk_size), index_of(end - 1, chunk_size)).await?;
+        // Looking may have shown that what was done before is lost: then this is not done on top of it.
+        self.check()?;
         let clear_suid = clear_suid && has_privilege(&view);
         let parts: Vec<Span> = spans(offset, length, chunk_size).collect();
         let mut fresh = Vec::new();
@@ -252,8 +254,16 @@ impl OpenFile {
 
     /// Tells the master of new times of a write that changed nothing else.
     pub(super) async fn soft_times(&self, context: &CallContext, clear_suid: bool) -> Result<(), ClientError> {
-        self.state().dirty.lock().times = true;
         let inode = self.inner.inode;
+        let inner = &self.client().inner;
+        if let Some(held) = inner.delegations.get(inode) {
+            if held.write(&[], std::iter::empty(), None, &inner.locations) {
+                return Ok(());
+            }
+            self.client().settle(inode, context).await?;
+            self.check()?;
+        }
+        self.state().dirty.lock().times = true;
         let call = Call::SoftTimes(v1::SoftTimes { inode: inode.0, clear_suid });
         let (said, _) = self.client().inner.session.call("write", call, &context.limit).await?;
         let Said::Reply(reply) = said else { return Err(ClientError::malformed("answer to times")) };
@@ -283,6 +293,14 @@ impl OpenFile {
         let inode: InodeId = self.inner.inode;
         let locations = &self.client().inner.locations;
         let attached: Vec<(u32, ChunkHandle)> = commit.attach.iter().map(|fresh| (fresh.index, fresh.handle)).collect();
+        if let Some(held) = self.client().inner.delegations.get(inode) {
+            let used = commit.used.iter().map(|used| (used.index, used.handle));
+            if commit.space.is_none() && held.write(&attached, used, commit.min_size, locations) {
+                return Ok(Attempt::Done(()));
+            }
+            self.client().settle(inode, context).await?;
+            self.check()?;
+        }
         // How much is stored in the new chunks is told of like that in the others.
         let fresh = |fresh: &Fresh| UsedChunk { index: fresh.index, handle: fresh.handle, cut: Epoch(0), stored: None };
         let used = commit.used.into_iter().chain(commit.attach.iter().map(fresh));

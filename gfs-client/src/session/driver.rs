@@ -85,7 +85,8 @@ pub(super) async fn run(shared: Arc<Shared>, recaller: Arc<Recaller>) {
         shared.fail(&ClientError::Unavailable { masters: String::new(), reason: "no master was named".into() });
         return;
     }
-    let mut link = Link { shared: shared.clone(), recaller, nonce: random(), cluster: Vec::new() };
+    let mut link =
+        Link { shared: shared.clone(), recaller, nonce: random(), cluster: Vec::new(), lease: Duration::ZERO };
     let mut rotation = Rotation { masters: shared.options.masters.clone().into(), hint: None, failures: 0 };
     while !shared.closing.load(Ordering::Acquire) {
         let address = rotation.current();
@@ -145,6 +146,8 @@ struct Link {
     recaller: Arc<Recaller>,
     nonce: u64,
     cluster: Vec<u8>,
+    /// How long the session lives without a word from here.
+    lease: Duration,
 }
 
 /// An open stream, welcomed.
@@ -157,7 +160,11 @@ struct Stream {
 impl Link {
     async fn attempt(&mut self, address: &str, welcomed: &mut bool) -> End {
         let (out, queue) = mpsc::channel(MAX_QUEUED);
-        let hello = self.shared.table.lock().hello(&self.shared.options.description, self.nonce, &self.cluster);
+        let hello = {
+            let mut table = self.shared.table.lock();
+            let delegated = self.shared.concerned.delegations.claim();
+            table.hello(&self.shared.options.description, self.nonce, &self.cluster, delegated)
+        };
         let again = self.shared.table.lock().session != 0;
         if out.try_send(v1::ClientMessage { tag: 0, body: Some(Ask::Hello(hello)) }).is_err() {
             return End::Broken("the queue is closed".into());
@@ -176,6 +183,7 @@ impl Link {
         *welcomed = true;
         self.cluster = welcome.cluster.to_vec();
         let lease = Duration::from_millis(u64::from(welcome.lease_ms.max(300)));
+        self.lease = lease;
         let connection = self.welcome(out, welcome, again);
         self.serve(Stream { incoming, connection, lease }).await
     }
@@ -201,6 +209,11 @@ impl Link {
         if lost {
             tracing::warn!(old = before, new = welcome.session, "the session was lost");
             concerned.locks.lose_all();
+            for held in concerned.delegations.all() {
+                if concerned.delegations.lose(&held) {
+                    concerned.locks.lose(held.inode());
+                }
+            }
         }
         phase.send_replace(Phase::Ready(welcome));
         connection
@@ -232,7 +245,13 @@ impl Link {
                         Step::Final(error) => return End::Final(error),
                     }
                 }
-                _ = keep_alive.tick() => self.shared.table.lock().tell(Ask::KeepAlive(v1::KeepAlive {})),
+                _ = keep_alive.tick() => {
+                    let mut table = self.shared.table.lock();
+                    table.tell(Ask::KeepAlive(v1::KeepAlive {}));
+                    if !self.shared.concerned.delegations.is_idle() {
+                        table.ask_sign();
+                    }
+                }
                 _ = watch.tick() => {
                     let patience = if self.shared.options.masters.len() > 1 { PATIENCE } else { PATIENCE_ALONE };
                     if self.shared.table.lock().stalled(QUIET, patience) {
@@ -259,8 +278,23 @@ impl Link {
     /// One message from the master, in stream order.
     fn take(&self, message: v1::ServerMessage, connection: u64) -> Step {
         let Some(said) = message.body else { return Step::Continue };
-        let Said::Invalidate(message) = said else {
-            return self.shared.table.lock().arrive(message.tag, said);
+        let message = match said {
+            Said::Invalidate(message) => message,
+            Said::Recall(message) => {
+                self.shared.concerned.delegations.recall(message.inodes.into_iter().map(gfs_core::ids::InodeId));
+                self.shared.table.lock().heard();
+                return Step::Continue;
+            }
+            said => {
+                let mut table = self.shared.table.lock();
+                let sent = table.sent(message.tag);
+                let step = table.arrive(message.tag, said);
+                if let (Step::Continue, Some(sent)) = (&step, sent) {
+                    // A tenth for clocks that run apart.
+                    self.shared.concerned.delegations.vouch(sent + self.lease * 9 / 10);
+                }
+                return step;
+            }
         };
         let (inodes, entries) = named(&message);
         self.shared.concerned.grants.mark(&inodes, &entries);

@@ -9,6 +9,7 @@ mod window;
 pub(crate) use table::{Arrival, Call};
 pub(crate) use window::ConfirmWindow;
 
+use crate::delegations::Delegations;
 use crate::error::ClientError;
 use crate::grants::{Grants, Invalidator, Recaller};
 use crate::limit::CallLimit;
@@ -46,6 +47,7 @@ pub(crate) struct Concerned {
     pub(crate) grants: Arc<Grants>,
     pub(crate) files: Arc<FileCache>,
     pub(crate) locks: Arc<LockBook>,
+    pub(crate) delegations: Arc<Delegations>,
 }
 
 /// Where a session stands.
@@ -103,6 +105,8 @@ pub(crate) struct Session {
     shared: Arc<Shared>,
     permits: Arc<Semaphore>,
     wait_permits: Arc<Semaphore>,
+    /// Flushes must not wait behind calls that may wait for them.
+    flush_permits: Arc<Semaphore>,
     recaller: Arc<Recaller>,
     driver: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
@@ -127,8 +131,9 @@ impl Session {
             }
         })?);
         let driver = tokio::spawn(driver::run(shared.clone(), recaller.clone()));
-        let (permits, wait_permits) = (Arc::new(Semaphore::new(MAX_CALLS)), Arc::new(Semaphore::new(MAX_WAITS)));
-        Ok(Self { shared, permits, wait_permits, recaller, driver: Mutex::new(Some(driver)) })
+        let [permits, wait_permits, flush_permits] =
+            [MAX_CALLS, MAX_WAITS, 1].map(|count| Arc::new(Semaphore::new(count)));
+        Ok(Self { shared, permits, wait_permits, flush_permits, recaller, driver: Mutex::new(Some(driver)) })
     }
 
     /// Waits until a master has welcomed us.
@@ -185,7 +190,11 @@ impl Session {
     ) -> Result<Arrival, ClientError> {
         let patient = matches!(call, Call::Mutate { .. } | Call::WaitLock { .. } | Call::Open(_));
         let waits = matches!(call, Call::WaitLock { .. });
-        let permits = if waits { &self.wait_permits } else { &self.permits };
+        let permits = match () {
+            () if waits => &self.wait_permits,
+            () if call.is_flush() => &self.flush_permits,
+            () => &self.permits,
+        };
         let permit = limit.run(operation, permits.clone().acquire_owned()).await?.map_err(|_| ClientError::Closed)?;
         let (tag, receiver) = {
             let mut table = self.shared.table.lock();
@@ -213,6 +222,11 @@ impl Session {
     /// Tells the master that a file handle was closed.
     pub(crate) fn close_file(&self, inode: u64, access: u32) {
         self.shared.table.lock().close(inode, access);
+    }
+
+    /// The master was told otherwise that a file is closed which was opened as it was made.
+    pub(crate) fn closed_file(&self, inode: u64) {
+        self.shared.table.lock().closed(inode, CREATE_ACCESS);
     }
 
     /// Ends the session with a farewell, waiting at most `patience` for the connection to carry it.

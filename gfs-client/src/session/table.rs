@@ -9,7 +9,7 @@ use crate::grants::{Grants, Stamp};
 use gfs_core::meta::request::Refusal;
 use gfs_proto::convert::refusal_code;
 use gfs_proto::v1::{self, client_message::Body as Ask, request::Kind, server_message::Body as Said};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -40,6 +40,11 @@ impl Call {
             Self::Mutate { request, .. } | Self::WaitLock { request, .. } => Some(request),
             _ => None,
         }
+    }
+
+    /// Whether others may wait for it.
+    pub(super) fn is_flush(&self) -> bool {
+        matches!(self.request(), Some(v1::Request { kind: Some(Kind::Flush(_)) }))
     }
 
     fn request_mut(&mut self) -> Option<&mut v1::Request> {
@@ -103,6 +108,8 @@ pub(super) struct Table {
     /// When the present connection last said anything.
     heard: Instant,
     probed: Option<Instant>,
+    /// When the master was last asked for a sign of life, unless it has given one since.
+    asked: Option<Instant>,
 }
 
 impl Table {
@@ -122,6 +129,7 @@ impl Table {
             failed: None,
             heard: Instant::now(),
             probed: None,
+            asked: None,
         }
     }
 
@@ -205,21 +213,31 @@ impl Table {
     }
 
     /// What to say first on a new connection.
-    pub(super) fn hello(&mut self, description: &str, nonce: u64, cluster: &[u8]) -> v1::Hello {
+    pub(super) fn hello(
+        &mut self,
+        description: &str,
+        nonce: u64,
+        cluster: &[u8],
+        mut delegated: BTreeSet<u64>,
+    ) -> v1::Hello {
         self.handshaking = true;
         self.late_closes.clear();
         let open = |((inode, access), count): (&(u64, u32), &u32)| v1::OpenFile {
             inode: *inode,
             access: *access,
             count: *count,
+            delegated: delegated.remove(inode),
         };
+        let mut reclaim: Vec<v1::OpenFile> = self.opens.iter().map(open).collect();
+        // Held without being open: the close is on its way.
+        reclaim.extend(delegated.into_iter().map(|inode| v1::OpenFile { inode, access: 0, count: 0, delegated: true }));
         v1::Hello {
             protocol: gfs_proto::PROTOCOL,
             session: if self.expired { 0 } else { self.session },
             nonce,
             description: description.to_owned(),
             cluster: cluster.to_vec().into(),
-            reclaim: self.opens.iter().map(open).collect(),
+            reclaim,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -236,6 +254,7 @@ impl Table {
         self.handshaking = false;
         self.heard = Instant::now();
         self.probed = None;
+        self.asked = None;
         self.out = Some(out);
         for close in std::mem::take(&mut self.late_closes) {
             self.tell(Ask::Close(close));
@@ -363,12 +382,20 @@ impl Table {
         }
     }
 
-    /// A file handle was closed.
-    pub(super) fn close(&mut self, inode: u64, access: u32) {
-        let Some(count) = self.opens.get_mut(&(inode, access)) else { return };
+    /// A file handle was closed, and the master knows. Returns whether it was held.
+    pub(super) fn closed(&mut self, inode: u64, access: u32) -> bool {
+        let Some(count) = self.opens.get_mut(&(inode, access)) else { return false };
         *count -= 1;
         if *count == 0 {
             self.opens.remove(&(inode, access));
+        }
+        true
+    }
+
+    /// A file handle was closed.
+    pub(super) fn close(&mut self, inode: u64, access: u32) {
+        if !self.closed(inode, access) {
+            return;
         }
         let close = v1::CloseFile { inode, access, count: 1 };
         if self.handshaking {
@@ -392,6 +419,17 @@ impl Table {
                 self.out.as_ref().is_some_and(|out| out.try_send(probe).is_err())
             }
         }
+    }
+
+    /// Asks for a sign of life.
+    pub(super) fn ask_sign(&mut self) {
+        self.asked.get_or_insert_with(Instant::now);
+        self.tell_tagged(PROBE_TAG, Ask::Statfs(v1::StatFsRequest {}));
+    }
+
+    /// When what is answered under this tag was sent.
+    pub(super) fn sent(&mut self, tag: u64) -> Option<Instant> {
+        if tag == PROBE_TAG { self.asked.take() } else { Some(self.pending.get(&tag)?.stamp?.sent) }
     }
 
     /// Notes that the master is alive.
@@ -418,7 +456,10 @@ fn repeatable(request: &v1::Request) -> bool {
     match &request.kind {
         Some(Kind::Create(create)) => !create.exclusive,
         Some(Kind::SetXattr(set)) => set.mode == 0,
-        Some(Kind::Link(_) | Kind::Unlink(_) | Kind::Rmdir(_) | Kind::Rename(_) | Kind::RemoveXattr(_)) | None => false,
+        Some(
+            Kind::Link(_) | Kind::Unlink(_) | Kind::Rmdir(_) | Kind::Rename(_) | Kind::RemoveXattr(_) | Kind::Flush(_),
+        )
+        | None => false,
         Some(
             Kind::SetAttributes(_)
             | Kind::SetLock(_)

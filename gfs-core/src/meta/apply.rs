@@ -129,6 +129,7 @@ impl State {
                 let write = super::write::Write { inode: *inode, attach, used, min_size: *min_size, space: *space };
                 self.commit_write(context, write, *clear_suid)
             }
+            Request::Flush { files } => self.flush(context, files),
             Request::TouchAccess { inode } => {
                 let attributes = self.namespace.touch_access(*inode, now)?;
                 Ok(Reply::Attributes { attributes, pending_shrink: false })

@@ -147,6 +147,11 @@ impl GrantTable {
         found.into_values().collect()
     }
 
+    /// Whether another session than `by` may cache the attributes of an inode.
+    pub fn is_shared(&self, inode: InodeId, by: SessionId, now_ms: u64) -> bool {
+        self.holders((inode, Cached::Attributes), now_ms).keys().any(|session| *session != by)
+    }
+
     /// Stops granting what a mutation touches, until as many [`GrantTable::unblock`] were called.
     pub fn block(&mut self, touched: &Touched) {
         for key in touched.keys() {

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod chunks;
 pub mod command;
 pub mod deadlock;
+pub mod delegations;
 pub mod grants;
 pub mod locks;
 pub mod namespace;

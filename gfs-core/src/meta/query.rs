@@ -69,6 +69,12 @@ impl State {
             | Request::SetXattr { inode, .. }
             | Request::RemoveXattr { inode, .. }
             | Request::CommitWrite { inode, .. } => self.names(&[], Some(*inode)),
+            Request::Flush { files } => {
+                let mut inodes: Vec<InodeId> = files.iter().map(|file| file.inode).collect();
+                inodes.sort_unstable();
+                inodes.dedup();
+                Touched { inodes, entries: Vec::new() }
+            }
             Request::SetLock { .. }
             | Request::ReleaseLocks { .. }
             | Request::AllocateChunks { .. }

@@ -190,6 +190,13 @@ impl Record for Reply {
                 }
             }
             Self::Refused(refusal) => out.extend_from_slice(&[4, refusal_byte(*refusal)]),
+            Self::Flushed(refused) => {
+                out.push(5);
+                for (at, refusal) in refused {
+                    put_varint(out, u64::from(*at));
+                    out.push(refusal_byte(*refusal));
+                }
+            }
         }
     }
 
@@ -210,6 +217,14 @@ impl Record for Reply {
                 let byte = reader.byte()?;
                 let refusal = REFUSALS.get(usize::from(byte))?;
                 Some(Self::Refused(*refusal))
+            }
+            5 => {
+                let mut refused = Vec::new();
+                while !reader.0.is_empty() {
+                    let at = reader.varint32()?;
+                    refused.push((at, *REFUSALS.get(usize::from(reader.byte()?))?));
+                }
+                Some(Self::Flushed(refused))
             }
             _ => None,
         })

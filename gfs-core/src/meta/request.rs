@@ -334,6 +334,12 @@ pub enum Request {
         /// Space that counts as stored from now on, or no more.
         space: Option<Space>,
     },
+    /// What the holder of write delegations did to its files by itself. Each file is done whole or not at all, and one that is refused
+    /// keeps no other back.
+    Flush {
+        /// The files.
+        files: Vec<FlushedFile>,
+    },
     /// Sets atime as a read does (relatime is the client's decision). Never goes back.
     TouchAccess {
         /// The file.
@@ -344,6 +350,21 @@ pub enum Request {
         /// Times of writes too, which may still be soft; fdatasync does without.
         times: bool,
     },
+}
+
+/// What the holder of a write delegation did to one file.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FlushedFile {
+    /// The file.
+    pub inode: InodeId,
+    /// As of `CommitWrite`.
+    pub attach: Vec<(u32, ChunkHandle)>,
+    /// As of `CommitWrite`.
+    pub used: Vec<UsedChunk>,
+    /// As of `CommitWrite`.
+    pub min_size: Option<u64>,
+    /// Attributes as they are at the holder, where they changed; its change time counts, unless it would go back.
+    pub changes: AttributeChanges,
 }
 
 /// A server that holds chunks, as told to clients.
@@ -414,6 +435,8 @@ pub enum Reply {
     },
     /// Chunks reserved for the session, in the order asked.
     Chunks(Vec<(ChunkHandle, Configuration)>),
+    /// Flushed but for these: position in the request, and why.
+    Flushed(Vec<(u32, Refusal)>),
     /// Refused; nothing changed.
     Refused(Refusal),
 }

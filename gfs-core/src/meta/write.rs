@@ -6,7 +6,8 @@
 use super::apply::Context;
 use super::chunks::{ChunkInfo, MAX_GOAL, first_configuration, is_valid};
 use super::request::{
-    AttributeChanges, Attributes, Configuration, FileType, Refusal, Reply, Request, Space, Stored, UsedChunk,
+    AttributeChanges, Attributes, Configuration, Credentials, FileType, FlushedFile, Refusal, Reply, Request, Space,
+    Stored, UsedChunk,
 };
 use super::shrinks::Shrink;
 use super::state::State;
@@ -18,6 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const MAX_RESERVED: usize = 1_024;
 /// Most chunks of one `CommitWrite`.
 const MAX_CHUNKS_OF_WRITE: usize = 65_536;
+/// Most files of one `Flush`.
+pub const MAX_FLUSHED: usize = 1_024;
 /// Most replicas that one command condemns; the rest is reported again.
 const MAX_CONDEMNED: usize = 65_536;
 
@@ -99,6 +102,33 @@ impl State {
             self.namespace.note_space(inode, space)?;
         }
         self.attributes_reply(inode, false)
+    }
+
+    /// Takes over what the holder of write delegations did.
+    pub(crate) fn flush(&mut self, context: Context<'_>, files: &[FlushedFile]) -> Result<Reply, Refusal> {
+        if files.len() > MAX_FLUSHED {
+            return Err(Refusal::Invalid);
+        }
+        let refused = (0..).zip(files).filter_map(|(at, file)| Some((at, self.flush_file(context, file).err()?)));
+        Ok(Reply::Flushed(refused.collect()))
+    }
+
+    fn flush_file(&mut self, context: Context<'_>, file: &FlushedFile) -> Result<(), Refusal> {
+        let FlushedFile { inode, attach, used, min_size, changes } = file;
+        // Permission was asked when it was done.
+        let context = Context { who: &Credentials::default(), ..context };
+        let before = self.namespace.attributes(*inode).ok_or(Refusal::Stale)?;
+        if changes.size.is_some() || changes.replicas.is_some() {
+            return Err(Refusal::Invalid);
+        }
+        self.namespace.check_attributes(context.who, *inode, changes)?;
+        if !attach.is_empty() || !used.is_empty() || min_size.is_some() {
+            let write = Write { inode: *inode, attach, used, min_size: *min_size, space: None };
+            self.commit_write(context, write, changes.clear_suid)?;
+        }
+        let ctime = changes.ctime.map(|ctime| ctime.max(before.ctime));
+        let changes = AttributeChanges { ctime, ..changes.clone() };
+        self.namespace.set_attributes(context.who, *inode, &changes, context.stamp.now).map(drop)
     }
 
     /// Notes what a write says of its chunks. Of one that it says nothing of, and that was never counted, all below the size counts.

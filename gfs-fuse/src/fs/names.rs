@@ -52,7 +52,7 @@ impl Fs {
                 Ok(self.found(attributes, outcome.grant))
             }
             Reply::Refused(refusal) => Err(refusal.into()),
-            Reply::Done | Reply::Chunks(_) => Err(unexpected(operation)),
+            Reply::Done | Reply::Chunks(_) | Reply::Flushed(_) => Err(unexpected(operation)),
         }
     }
 
@@ -91,7 +91,9 @@ impl Fs {
     pub(super) async fn done(&self, call: &Call, request: Request) -> Result<()> {
         match self.client.mutate(&call.context, request).await?.reply {
             Reply::Refused(refusal) => Err(refusal.into()),
-            Reply::Done | Reply::Entry { .. } | Reply::Attributes { .. } | Reply::Chunks(_) => Ok(()),
+            Reply::Done | Reply::Entry { .. } | Reply::Attributes { .. } | Reply::Chunks(_) | Reply::Flushed(_) => {
+                Ok(())
+            }
         }
     }
 

@@ -56,6 +56,11 @@ impl Gate {
         self.table.lock().grant_all(session, items, self.clock.now_ms()).unwrap_or(0)
     }
 
+    /// Whether another session than `by` may cache the attributes of an inode.
+    pub fn is_shared(&self, inode: InodeId, by: SessionId) -> bool {
+        self.table.lock().is_shared(inode, by, self.clock.now_ms())
+    }
+
     /// Waits until no other session than `by` caches what is `touched`: all have said so, or their grants are over. That
     /// takes at most one grant time.
     pub async fn clear(self: &Arc<Self>, sessions: &SoftSessions, touched: Touched, by: SessionId) -> Option<Held> {

@@ -5,6 +5,7 @@
 
 pub mod allocate;
 pub mod clock;
+pub mod delegations;
 pub mod gate;
 pub mod locate;
 pub mod lock_queue;
@@ -21,6 +22,7 @@ use crate::consensus::{Consensus, ConsensusError};
 use crate::data_dir;
 use crate::random;
 use clock::Clock;
+use delegations::Delegations;
 use gate::Gate;
 use gfs_core::ids::{ChunkHandle, ClusterId, InodeId, OperationId, SessionId};
 use gfs_core::meta::command::{Command, CommandReply};
@@ -109,6 +111,8 @@ pub struct Leader {
     pub sessions: SoftSessions,
     /// Cache grants.
     pub gate: Arc<Gate>,
+    /// Write delegations.
+    pub delegations: Delegations,
     /// Waits for locks.
     pub locks: LockQueues,
     /// Uncommitted times.
@@ -141,6 +145,7 @@ impl Leader {
             SoftServers::new(clock, options.servers, state.servers().iter().map(|record| record.server))
         };
         let gate = Gate::new(clock, options.grants, sessions.len() > 1);
+        let delegations = Delegations::new(!sessions.is_empty(), machine.clock());
         Arc::new(Self {
             consensus,
             machine,
@@ -149,6 +154,7 @@ impl Leader {
             incarnation: random::bits64(),
             sessions,
             gate,
+            delegations,
             locks: LockQueues::default(),
             times: Times::default(),
             servers,
@@ -206,6 +212,7 @@ impl Leader {
         self.flush_times(Duration::ZERO, Some(session)).await;
         self.consensus.propose(Command::EndSession { session }).await?;
         self.gate.drop_session(session);
+        self.delegations.drop_session(session);
         self.opens.lock().table.drop_session(session);
         self.sessions.remove(session);
         self.locks.wake_all();

@@ -139,7 +139,10 @@ impl Leader {
     async fn commit_once(self: &Arc<Self>, command: &mut ClientCommand) -> Result<Reply, ServeError> {
         let session = command.id.session;
         let touched = self.machine.state().touched(&command.request);
+        let inodes = touched.inodes.clone();
         let held = self.gate.clear(&self.sessions, touched, session).await;
+        // Nothing of it is delegated anew while it is held.
+        self.recall(&inodes, session).await?;
         let hold = self.hold_times(&mut command.request).await;
         let received = self.now();
         let proposal = Command::Client(command.clone());

@@ -48,7 +48,7 @@ impl Leader {
                 }
             }
             Reply::Done if !parents.is_empty() => (),
-            Reply::Done | Reply::Chunks(_) | Reply::Refused(_) => return (0, Vec::new()),
+            Reply::Done | Reply::Chunks(_) | Reply::Flushed(_) | Reply::Refused(_) => return (0, Vec::new()),
         }
         let mut shown = Vec::with_capacity(parents.len());
         for parent in parents {

@@ -168,6 +168,16 @@ impl SoftSessions {
         self.inner.lock().sessions.values().all(|soft| soft.reclaimed)
     }
 
+    /// Whether every session but `by` that was there at the start has reclaimed or ended.
+    pub fn others_reclaimed(&self, by: SessionId) -> bool {
+        self.inner.lock().sessions.iter().all(|(session, soft)| soft.reclaimed || *session == by)
+    }
+
+    /// Whether a session has said in this process what it holds.
+    pub fn has_reclaimed(&self, session: SessionId) -> bool {
+        self.inner.lock().sessions.get(&session).is_some_and(|soft| soft.reclaimed)
+    }
+
     /// How many are known.
     pub fn len(&self) -> usize {
         self.inner.lock().sessions.len()

@@ -4,9 +4,9 @@
 //! calls do is the leader's. Cancellations, acknowledgements and signs of life are never stuck behind calls.
 
 use super::{Answers, failure};
-use crate::leader::Leader;
 use crate::leader::mutate::{Answered, Waits};
 use crate::leader::sessions::{Connection, Outgoing};
+use crate::leader::{Leader, ServeError};
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, ServerId, SessionId};
 use gfs_core::meta::grants::Touched;
 use gfs_core::meta::opens::OpenAccess;
@@ -156,7 +156,10 @@ fn reclaim(leader: &Leader, session: SessionId, hello: &v1::Hello) -> Result<(),
     let mut opens = leader.opens.lock();
     let opens = &mut opens.table;
     opens.drop_session(session);
-    for file in &hello.reclaim {
+    let delegated: Vec<InodeId> =
+        hello.reclaim.iter().filter(|file| file.delegated).map(|file| InodeId(file.inode)).collect();
+    leader.delegations.reclaim(session, &delegated, !leader.sessions.has_reclaimed(session));
+    for file in hello.reclaim.iter().filter(|file| file.access != 0) {
         let access =
             access(file.access).ok_or_else(|| failing(Code::Malformed, "an open file has an unknown access"))?;
         if let Err(error) = opens.open(session, InodeId(file.inode), access, file.count.max(1)) {
@@ -279,8 +282,8 @@ impl Stream {
             In::Invalidated(done) => self.leader.gate.invalidated(self.session, done.id),
             In::Cancel(cancel) => self.cancel(cancel.tag),
             In::Close(file) => self.close(&file),
-            In::Query(query) => self.answer(tag, self.query(query)),
-            In::Open(file) => self.answer(tag, self.open(&file)),
+            In::Query(query) => self.query(tag, query),
+            In::Open(file) => self.open(tag, file),
             In::Statfs(_) => self.answer(tag, self.statfs()),
             In::Mutation(mutation) => self.call(tag, async move |stream| stream.mutate(mutation).await),
             In::SoftTimes(times) => self.call(tag, async move |stream| stream.soft_times(&times).await),
@@ -320,26 +323,45 @@ impl Stream {
     }
 
     async fn mutate(&self, mutation: v1::Mutation) -> Body {
-        let open = opens(&mutation);
+        let asked = SoftPart::of(&mutation);
         let command = match convert::client_command(self.session, mutation) {
             Ok(command) => command,
             Err(error) => return malformed(&error),
         };
         match self.leader.mutate(command, Waits::No).await {
             Ok(answered) => {
-                if let (true, Reply::Entry { attributes, .. }) = (open, &answered.reply)
-                    && let Err(refusal) = self.hold_open(attributes.inode, OpenAccess::Both, 1)
-                {
-                    return refused(refusal);
+                let mut delegated = false;
+                match (asked, &answered.reply) {
+                    (SoftPart::Open { delegate }, Reply::Entry { attributes, created }) => {
+                        if let Err(refusal) = self.hold_open(attributes.inode, OpenAccess::Both, 1) {
+                            return refused(refusal);
+                        }
+                        delegated = delegate && *created && self.leader.delegate(self.session, attributes);
+                    }
+                    (SoftPart::Flush(files), _) => self.given_back(&files),
+                    _ => (),
                 }
-                self.reply(&answered)
+                self.reply(&answered, delegated)
             }
             Err(error) => Body::Failure(failure(&error)),
         }
     }
 
-    fn reply(&self, answered: &Answered) -> Body {
+    /// Delegations that a flush gives back, and files that it closes.
+    fn given_back(&self, files: &[GivenBack]) {
+        for file in files {
+            if file.ends {
+                self.leader.delegations.end(self.session, file.inode);
+            }
+            if file.closes {
+                self.let_go(file.inode, OpenAccess::Both, 1);
+            }
+        }
+    }
+
+    fn reply(&self, answered: &Answered, delegated: bool) -> Body {
         let mut wire = reply_to_wire(&answered.reply);
+        wire.delegated = delegated;
         wire.grant_ms = answered.grant_ms;
         wire.parents = answered.parents.iter().map(Into::into).collect();
         if let Reply::Chunks(chunks) = &answered.reply {
@@ -369,7 +391,7 @@ impl Stream {
             drop(cancellable);
             stream.waiting.lock().remove(&tag);
             match outcome {
-                Ok(answered) => stream.reply(&answered),
+                Ok(answered) => stream.reply(&answered, false),
                 Err(error) => Body::Failure(failure(&error)),
             }
         });
@@ -382,14 +404,35 @@ impl Stream {
         }
     }
 
-    fn query(&self, wire: v1::QueryRequest) -> Body {
+    fn query(self: &Arc<Self>, tag: u64, wire: v1::QueryRequest) {
         let credentials: Credentials = wire.credentials.unwrap_or_default().into();
         let query = match wire.kind.map(Query::try_from) {
             Some(Ok(query)) => bounded(query),
-            Some(Err(error)) => return malformed(&error),
-            None => return fail(Code::Malformed, "a query for nothing"),
+            Some(Err(error)) => return self.answer(tag, malformed(&error)),
+            None => return self.answer(tag, fail(Code::Malformed, "a query for nothing")),
         };
-        let (answer, grant_ms) = self.leader.query(self.session, &credentials, &query);
+        let answered = self.leader.query(self.session, &credentials, &query);
+        if !self.leader.is_held(&answered.0, self.session) {
+            return self.answer(tag, self.answered(answered));
+        }
+        self.call(tag, async move |stream: Arc<Self>| match stream.settled(&credentials, &query).await {
+            Ok(answered) => stream.answered(answered),
+            Err(error) => Body::Failure(failure(&error)),
+        });
+    }
+
+    /// The answer to a query once no other session knows better.
+    async fn settled(&self, credentials: &Credentials, query: &Query) -> Result<(Answer, u32), ServeError> {
+        loop {
+            let answered = self.leader.query(self.session, credentials, query);
+            if !self.leader.is_held(&answered.0, self.session) {
+                return Ok(answered);
+            }
+            self.leader.recall_shown(&answered.0, self.session).await?;
+        }
+    }
+
+    fn answered(&self, (answer, grant_ms): (Answer, u32)) -> Body {
         let mut wire = answer_to_wire(&answer);
         wire.grant_ms = grant_ms;
         if let Answer::Layout { chunks, .. } = &answer {
@@ -403,34 +446,44 @@ impl Stream {
     }
 
     /// Holds the file first and looks then, so that it cannot be reaped in between.
-    fn open(&self, file: &v1::OpenFile) -> Body {
+    fn open(self: &Arc<Self>, tag: u64, file: v1::OpenFile) {
         let Some(access) = access(file.access) else {
-            return fail(Code::Malformed, "an open with an unknown access");
+            return self.answer(tag, fail(Code::Malformed, "an open with an unknown access"));
         };
         let (inode, count) = (InodeId(file.inode), file.count.max(1));
-        let refuse = |refusal| Body::Open(v1::OpenAnswer { refusal: refusal_code(refusal), ..Default::default() });
         if let Err(refusal) = self.hold_open(inode, access, count) {
-            return refuse(refusal);
+            return self.answer(tag, Body::Open(refused_open(refusal)));
         }
         let query = Query::Layout { inode, first: 0, count: OPEN_LAYOUT };
-        let (answer, grant_ms) = self.leader.query(self.session, &Credentials::default(), &query);
-        match answer {
-            Answer::Layout { attributes, chunks } => Body::Open(v1::OpenAnswer {
-                refusal: 0,
-                attributes: Some((&attributes).into()),
-                servers: self.servers(chunks.iter().map(|chunk| &chunk.configuration)),
-                chunks: chunks.iter().map(Into::into).collect(),
-                grant_ms,
-            }),
-            Answer::Refused(refusal) => {
-                self.let_go(inode, access, count);
-                refuse(refusal)
-            }
-            _ => {
-                self.let_go(inode, access, count);
-                refuse(Refusal::Invalid)
-            }
+        let answered = self.leader.query(self.session, &Credentials::default(), &query);
+        if !self.leader.is_held(&answered.0, self.session) {
+            return self.answer(tag, self.opened(inode, access, count, answered));
         }
+        self.call(tag, async move |stream: Arc<Self>| match stream.settled(&Credentials::default(), &query).await {
+            Ok(answered) => stream.opened(inode, access, count, answered),
+            Err(error) => {
+                stream.let_go(inode, access, count);
+                Body::Failure(failure(&error))
+            }
+        });
+    }
+
+    fn opened(&self, inode: InodeId, access: OpenAccess, count: u32, (answer, grant_ms): (Answer, u32)) -> Body {
+        let refusal = match answer {
+            Answer::Layout { attributes, chunks } => {
+                return Body::Open(v1::OpenAnswer {
+                    refusal: 0,
+                    attributes: Some((&attributes).into()),
+                    servers: self.servers(chunks.iter().map(|chunk| &chunk.configuration)),
+                    chunks: chunks.iter().map(Into::into).collect(),
+                    grant_ms,
+                });
+            }
+            Answer::Refused(refusal) => refusal,
+            _ => Refusal::Invalid,
+        };
+        self.let_go(inode, access, count);
+        Body::Open(refused_open(refusal))
     }
 
     fn hold_open(&self, inode: InodeId, access: OpenAccess, count: u32) -> Result<(), Refusal> {
@@ -465,6 +518,9 @@ impl Stream {
         }
         let touched = Touched { inodes: vec![inode], entries: Vec::new() };
         let held = self.leader.gate.clear(&self.leader.sessions, touched, self.session).await;
+        if let Err(error) = self.leader.recall(&[inode], self.session).await {
+            return Body::Failure(failure(&error));
+        }
         self.leader.times.touch(inode, self.session, self.leader.now(), times.clear_suid);
         drop(held);
         Body::Reply(reply_to_wire(&Reply::Done))
@@ -506,10 +562,43 @@ impl Stream {
 /// Chunks that an open answers at once: small files need no second question.
 const OPEN_LAYOUT: u32 = 64;
 
-/// Whether the mutation asks to hold open what it makes.
-fn opens(mutation: &v1::Mutation) -> bool {
-    use v1::request::Kind;
-    matches!(&mutation.request, Some(v1::Request { kind: Some(Kind::Create(create)) }) if create.open)
+fn refused_open(refusal: Refusal) -> v1::OpenAnswer {
+    v1::OpenAnswer { refusal: refusal_code(refusal), ..Default::default() }
+}
+
+/// What a mutation asks for beyond the committed state.
+enum SoftPart {
+    Nothing,
+    /// To hold open what it makes.
+    Open {
+        delegate: bool,
+    },
+    /// To take back what it flushed.
+    Flush(Vec<GivenBack>),
+}
+
+struct GivenBack {
+    inode: InodeId,
+    ends: bool,
+    closes: bool,
+}
+
+impl SoftPart {
+    fn of(mutation: &v1::Mutation) -> Self {
+        use v1::request::Kind;
+        match mutation.request.as_ref().and_then(|request| request.kind.as_ref()) {
+            Some(Kind::Create(create)) if create.open => Self::Open { delegate: create.delegate },
+            Some(Kind::Flush(flush)) => {
+                let one = |file: &v1::FlushedFile| GivenBack {
+                    inode: InodeId(file.inode),
+                    ends: file.ends,
+                    closes: file.closes,
+                };
+                Self::Flush(flush.files.iter().map(one).collect())
+            }
+            _ => Self::Nothing,
+        }
+    }
 }
 
 fn bounded(query: Query) -> Query {

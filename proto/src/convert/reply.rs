@@ -3,7 +3,7 @@
 use super::{ConvertError, refusal_code, refusal_from_code};
 use crate::v1;
 use gfs_core::ids::ChunkHandle;
-use gfs_core::meta::request::{ChunkLocation, Configuration, Reply};
+use gfs_core::meta::request::{ChunkLocation, Configuration, Refusal, Reply};
 
 /// A reply for the wire; addresses and the grant are the service's to add.
 pub fn reply_to_wire(reply: &Reply) -> v1::Reply {
@@ -25,6 +25,10 @@ pub fn reply_to_wire(reply: &Reply) -> v1::Reply {
             };
             v1::Reply { chunks: chunks.iter().map(location).collect(), ..empty }
         }
+        Reply::Flushed(refused) => {
+            let one = |(at, refusal): &(u32, Refusal)| v1::RefusedFile { at: *at, refusal: refusal_code(*refusal) };
+            v1::Reply { flushed: true, refused: refused.iter().map(one).collect(), ..empty }
+        }
         Reply::Refused(refusal) => v1::Reply { refusal: refusal_code(*refusal), ..empty },
     }
 }
@@ -38,6 +42,13 @@ pub fn reply_from_wire(reply: v1::Reply) -> Result<Reply, ConvertError> {
     if reply.refusal != 0 {
         let unknown = ConvertError::Value { what: "refusal", value: reply.refusal.into() };
         return Ok(Reply::Refused(refusal_from_code(reply.refusal).ok_or(unknown)?));
+    }
+    if reply.flushed {
+        let one = |file: v1::RefusedFile| {
+            let unknown = ConvertError::Value { what: "refusal", value: file.refusal.into() };
+            Ok((file.at, refusal_from_code(file.refusal).ok_or(unknown)?))
+        };
+        return Ok(Reply::Flushed(reply.refused.into_iter().map(one).collect::<Result<_, ConvertError>>()?));
     }
     if !reply.chunks.is_empty() {
         let one = |c: v1::ChunkLocation| ChunkLocation::try_from(c).map(|c| (c.handle, c.configuration));

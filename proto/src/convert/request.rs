@@ -152,6 +152,7 @@ fn request_out(from: &core::Request) -> Kind {
             umask: (*umask).into(),
             exclusive: *exclusive,
             open: false,
+            delegate: false,
         }),
         Request::Link { inode, parent, name } => {
             Kind::Link(v1::Link { inode: inode.0, parent: parent.0, name: name.clone().into() })
@@ -209,6 +210,7 @@ fn request_out(from: &core::Request) -> Kind {
                 }),
             })
         }
+        Request::Flush { files } => Kind::Flush(v1::FlushFiles { files: files.iter().map(flushed_out).collect() }),
         Request::TouchAccess { inode } => Kind::TouchAccess(inode.0),
         Request::Barrier { times } => Kind::Barrier(v1::Barrier { times: *times }),
     }
@@ -277,9 +279,36 @@ fn request_in(from: Kind) -> Result<core::Request, ConvertError> {
             clear_suid: c.clear_suid,
             space: c.space.map(|space| core::Space { from: space.from, to: space.to, promised: space.promised }),
         },
+        Kind::Flush(f) => flush_in(f)?,
         Kind::TouchAccess(inode) => Request::TouchAccess { inode: InodeId(inode) },
         Kind::Barrier(b) => Request::Barrier { times: b.times },
     })
+}
+
+fn flushed_out(file: &core::FlushedFile) -> v1::FlushedFile {
+    v1::FlushedFile {
+        inode: file.inode.0,
+        attach: indexed_out(&file.attach),
+        used: file.used.iter().map(used_out).collect(),
+        min_size: file.min_size,
+        changes: Some(changes_out(file.inode, &file.changes)),
+        ends: false,
+        closes: false,
+    }
+}
+
+#[inline(never)]
+fn flush_in(from: v1::FlushFiles) -> Result<core::Request, ConvertError> {
+    let file = |file: v1::FlushedFile| {
+        Ok(core::FlushedFile {
+            inode: InodeId(file.inode),
+            attach: indexed_in(file.attach),
+            used: file.used.into_iter().map(used_in).collect(),
+            min_size: file.min_size,
+            changes: changes_in(file.changes.unwrap_or_default())?,
+        })
+    };
+    Ok(core::Request::Flush { files: from.files.into_iter().map(file).collect::<Result<_, ConvertError>>()? })
 }
 
 /// A client sends a count and no placements; they stay empty lists until the leader fills them in.

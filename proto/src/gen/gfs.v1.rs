@@ -56,7 +56,7 @@ pub mod client_message {
 pub struct ServerMessage {
     #[prost(uint64, tag = "1")]
     pub tag: u64,
-    #[prost(oneof = "server_message::Body", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "server_message::Body", tags = "2, 3, 4, 5, 6, 7, 8, 10, 9")]
     pub body: ::core::option::Option<server_message::Body>,
 }
 /// Nested message and enum types in `ServerMessage`.
@@ -78,6 +78,9 @@ pub mod server_message {
         /// tag 0
         #[prost(message, tag = "8")]
         Invalidate(super::Invalidate),
+        /// tag 0
+        #[prost(message, tag = "10")]
+        Recall(super::Recall),
         /// the call could not be served at all; see Failure.code
         #[prost(message, tag = "9")]
         Failure(super::Failure),
@@ -244,7 +247,7 @@ pub struct Mutation {
 pub struct Request {
     #[prost(
         oneof = "request::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -281,6 +284,8 @@ pub mod request {
         TouchAccess(u64),
         #[prost(message, tag = "14")]
         Barrier(super::Barrier),
+        #[prost(message, tag = "15")]
+        Flush(super::FlushFiles),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -311,6 +316,9 @@ pub struct Create {
     pub umask: u32,
     #[prost(bool, tag = "6")]
     pub exclusive: bool,
+    /// with `open`: ask for a write delegation (soft state too)
+    #[prost(bool, tag = "8")]
+    pub delegate: bool,
     /// hold the file open in the same step (soft state at the leader, not in the log)
     #[prost(bool, tag = "7")]
     pub open: bool,
@@ -495,6 +503,38 @@ pub struct CommitWrite {
     #[prost(message, optional, tag = "6")]
     pub space: ::core::option::Option<Space>,
 }
+/// What the holder of write delegations did to its files by itself.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FlushFiles {
+    #[prost(message, repeated, tag = "1")]
+    pub files: ::prost::alloc::vec::Vec<FlushedFile>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FlushedFile {
+    #[prost(uint64, tag = "1")]
+    pub inode: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub attach: ::prost::alloc::vec::Vec<IndexedChunk>,
+    #[prost(message, repeated, tag = "3")]
+    pub used: ::prost::alloc::vec::Vec<IndexedChunk>,
+    #[prost(uint64, optional, tag = "4")]
+    pub min_size: ::core::option::Option<u64>,
+    #[prost(message, optional, tag = "5")]
+    pub changes: ::core::option::Option<SetAttributes>,
+    /// the delegation is given back with it (soft state, not in the log)
+    #[prost(bool, tag = "6")]
+    pub ends: bool,
+    /// and so is what `Create.open` held open
+    #[prost(bool, tag = "7")]
+    pub closes: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RefusedFile {
+    #[prost(uint32, tag = "1")]
+    pub at: u32,
+    #[prost(uint32, tag = "2")]
+    pub refusal: u32,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Reply {
     /// 0: done; see Refusal in convert.rs for the closed list
@@ -515,6 +555,14 @@ pub struct Reply {
     /// what was answered may be cached for so long; 0: not at all
     #[prost(uint32, tag = "6")]
     pub grant_ms: u32,
+    /// of a Flush; `refused` says which files were not
+    #[prost(bool, tag = "9")]
+    pub flushed: bool,
+    #[prost(message, repeated, tag = "10")]
+    pub refused: ::prost::alloc::vec::Vec<RefusedFile>,
+    /// of a Create: the session has a write delegation
+    #[prost(bool, tag = "11")]
+    pub delegated: bool,
     /// of the directories whose names changed, as they are now, under the same grant
     #[prost(message, repeated, tag = "8")]
     pub parents: ::prost::alloc::vec::Vec<Attributes>,
@@ -679,6 +727,7 @@ pub struct DirectoryEntry {
     #[prost(message, optional, tag = "3")]
     pub attributes: ::core::option::Option<Attributes>,
 }
+/// access: 1 read, 2 write, 3 both; count 0 means 1; delegated: in Hello.reclaim, with a write delegation
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpenFile {
     #[prost(uint64, tag = "1")]
@@ -687,6 +736,8 @@ pub struct OpenFile {
     pub access: u32,
     #[prost(uint32, tag = "3")]
     pub count: u32,
+    #[prost(bool, tag = "4")]
+    pub delegated: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct OpenAnswer {
@@ -744,6 +795,12 @@ pub struct Invalidate {
     pub inodes: ::prost::alloc::vec::Vec<u64>,
     #[prost(message, repeated, tag = "3")]
     pub entries: ::prost::alloc::vec::Vec<EntryName>,
+}
+/// The master takes write delegations back: the session flushes these files and gives them back with that.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Recall {
+    #[prost(uint64, repeated, tag = "1")]
+    pub inodes: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EntryName {

@@ -1,0 +1,135 @@
+//! Tells the master what was done under write delegations: many files in one message, one message at a time.
+//!
+//! This room owns when and how; what is told is `delegations`'.
+
+use crate::client::Client;
+use crate::delegations::{Delegations, Held, Report};
+use crate::error::ClientError;
+use crate::limit::{CallContext, CallLimit};
+use crate::session::Call;
+use gfs_core::ids::InodeId;
+use gfs_core::meta::request::{Credentials, FlushedFile, Refusal, Reply, Request};
+use gfs_proto::convert::reply_from_wire;
+use gfs_proto::v1::{self, request::Kind, server_message::Body as Said};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often it is looked for what is due while there are delegations.
+const LOOK: Duration = Duration::from_millis(50);
+/// A flush is asked until it is answered or its session is lost: nobody but the session can say what became of it.
+const PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Runs until the client is gone.
+pub(crate) async fn run(client: std::sync::Weak<crate::client::Inner>, delegations: Arc<Delegations>) {
+    loop {
+        let work = delegations.work.notified();
+        if delegations.is_idle() {
+            work.await;
+        } else if delegations.next_due().is_none_or(|due| due > tokio::time::Instant::now()) {
+            // Rung or not: it is looked again.
+            let _ = tokio::time::timeout(LOOK, work).await;
+        }
+        let Some(inner) = client.upgrade() else { return };
+        Client { inner }.flush_delegations().await;
+    }
+}
+
+impl Client {
+    async fn flush_delegations(&self) {
+        let (reports, unknown) = self.inner.delegations.reports(&self.inner.locations);
+        if reports.is_empty() && unknown.is_empty() {
+            return;
+        }
+        match self.tell(&reports, &unknown).await {
+            Ok(refused) => self.conclude_flush(&reports, &refused),
+            Err(error) => {
+                tracing::warn!(%error, files = reports.len(), "changes that were not told to the master are lost");
+                reports.iter().for_each(|report| self.lose(&report.held));
+            }
+        }
+    }
+
+    async fn tell(&self, reports: &[Report], unknown: &BTreeSet<InodeId>) -> Result<Vec<(u32, Refusal)>, ClientError> {
+        let mut files: Vec<FlushedFile> = reports.iter().map(|report| report.file.clone()).collect();
+        files.extend(unknown.iter().map(|inode| FlushedFile { inode: *inode, ..FlushedFile::default() }));
+        let mut request = v1::Request::from(&Request::Flush { files });
+        if let Some(Kind::Flush(flush)) = &mut request.kind {
+            for (at, file) in flush.files.iter_mut().enumerate() {
+                file.ends = reports.get(at).is_none_or(|report| report.ends);
+                file.closes = reports.get(at).is_some_and(|report| report.closes);
+            }
+        }
+        let credentials = (&Credentials::default()).into();
+        let limit = CallLimit::within(PATIENCE);
+        let (said, _) = self.inner.session.call("flush", Call::Mutate { credentials, request }, &limit).await?;
+        let Said::Reply(reply) = said else { return Err(ClientError::malformed("answer to a flush")) };
+        match reply_from_wire(reply)? {
+            Reply::Flushed(refused) => Ok(refused),
+            Reply::Refused(refusal) => Err(refusal.into()),
+            _ => Err(ClientError::malformed("answer to a flush")),
+        }
+    }
+
+    fn conclude_flush(&self, reports: &[Report], refused: &[(u32, Refusal)]) {
+        let ended: Vec<InodeId> = reports.iter().filter(|report| report.ends).map(|of| of.file.inode).collect();
+        // What was asked for before is not to be cached: it may show the file as the master knew it then.
+        self.in_doubt(&ended, &[]);
+        let order = self.inner.grants.stamp().order;
+        for (at, report) in (0..).zip(reports) {
+            if report.closes {
+                self.inner.session.closed_file(report.file.inode.0);
+            }
+            match refused.iter().find(|(refused, _)| *refused == at) {
+                // One that has lost its last name and its last holder is gone, with all that was done to it.
+                Some((_, Refusal::Stale)) if report.file.attach.is_empty() => {
+                    self.inner.delegations.told(report, order)
+                }
+                Some((_, refusal)) => {
+                    tracing::warn!(inode = %report.file.inode, %refusal, "a written file was not taken over");
+                    self.lose(&report.held);
+                }
+                None => self.inner.delegations.told(report, order),
+            }
+        }
+    }
+
+    fn lose(&self, held: &Arc<Held>) {
+        if self.inner.delegations.lose(held) {
+            self.inner.locks.lose(held.inode());
+        }
+    }
+
+    /// Returns when the master, and not this session, says how these files are.
+    pub(crate) async fn give_back(&self, held: Vec<Arc<Held>>, context: &CallContext) -> Result<(), ClientError> {
+        if held.is_empty() {
+            return Ok(());
+        }
+        let ends: Vec<_> = held.iter().map(|held| held.wait_ended()).collect();
+        self.inner.delegations.work.notify_one();
+        for end in ends {
+            context.limit.run("flush", end).await?;
+        }
+        Ok(())
+    }
+
+    /// As `give_back`, for one file if it is held.
+    pub(crate) async fn settle(&self, inode: InodeId, context: &CallContext) -> Result<(), ClientError> {
+        match self.inner.delegations.get(inode) {
+            Some(held) => self.give_back(vec![held], context).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Returns when the master knows all that was done to these files so far.
+    pub(crate) async fn tell_all(&self, held: Vec<Arc<Held>>, context: &CallContext) -> Result<(), ClientError> {
+        let told: Vec<_> = held.iter().map(|held| held.wait_told()).collect();
+        if !told.is_empty() {
+            self.inner.delegations.work.notify_one();
+        }
+        for told in told {
+            context.limit.run("flush", told).await?;
+        }
+        Ok(())
+    }
+}
