@@ -89,7 +89,12 @@ impl Client {
                     tracing::warn!(inode = %report.file.inode, %refusal, "a written file was not taken over");
                     self.lose(&report.held);
                 }
-                None => self.inner.delegations.told(report, order),
+                None => {
+                    for used in &report.file.used {
+                        self.inner.locations.count_told(used.handle, used.stored.unwrap_or_default());
+                    }
+                    self.inner.delegations.told(report, order);
+                }
             }
         }
     }
