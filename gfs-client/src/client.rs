@@ -236,17 +236,14 @@ impl Client {
 
     /// Does what needs no master: what concerns a file that this session holds.
     fn do_here(&self, context: &CallContext, request: &Request) -> Option<Outcome> {
-        let (inode, changes) = match request {
-            Request::SetAttributes { inode, changes } => (*inode, changes.clone()),
-            Request::TouchAccess { inode } => return self.touch_here(*inode),
+        let delegations = &self.inner.delegations;
+        let (attributes, grant) = match request {
+            Request::SetAttributes { inode, changes } => {
+                delegations.get(*inode)?.change(&context.credentials, changes)?
+            }
+            Request::TouchAccess { inode } => delegations.get(*inode)?.touch_access()?,
             _ => return None,
         };
-        let (attributes, grant) = self.inner.delegations.get(inode)?.change(&context.credentials, &changes)?;
-        Some(Outcome { reply: Reply::Attributes { attributes, pending_shrink: false }, grant })
-    }
-
-    fn touch_here(&self, inode: InodeId) -> Option<Outcome> {
-        let (attributes, grant) = self.inner.delegations.get(inode)?.touch_access()?;
         Some(Outcome { reply: Reply::Attributes { attributes, pending_shrink: false }, grant })
     }
 

@@ -144,6 +144,11 @@ impl State {
 }
 
 impl Held {
+    /// Which file.
+    pub(crate) fn inode(&self) -> InodeId {
+        self.inode
+    }
+
     fn is_vouched(&self) -> bool {
         self.vouched.lock().is_none_or(|until| Instant::now() < until)
     }
@@ -291,6 +296,15 @@ impl Held {
     fn is_dirty(&self) -> bool {
         let state = self.state.lock();
         state.version > state.told_version
+    }
+}
+
+impl Table {
+    fn forget(&mut self, held: &Held) {
+        self.files.remove(&held.inode);
+        if self.names.get(&held.name) == Some(&held.inode) {
+            self.names.remove(&held.name);
+        }
     }
 }
 
@@ -482,10 +496,7 @@ impl Delegations {
         let mut state = held.state.lock();
         state.phase = Phase::Ended;
         table.ended.put(held.inode, (state.attributes.clone(), order));
-        table.files.remove(&held.inode);
-        if table.names.get(&held.name) == Some(&held.inode) {
-            table.names.remove(&held.name);
-        }
+        table.forget(held);
         drop((state, table));
         held.progress.send_modify(|progress| progress.ended = true);
     }
@@ -494,22 +505,9 @@ impl Delegations {
     pub(crate) fn lose(&self, held: &Arc<Held>) -> bool {
         let lost = held.is_dirty();
         held.state.lock().phase = Phase::Ended;
-        {
-            let mut table = self.table.lock();
-            table.files.remove(&held.inode);
-            if table.names.get(&held.name) == Some(&held.inode) {
-                table.names.remove(&held.name);
-            }
-        }
+        self.table.lock().forget(held);
         held.progress.send_modify(|progress| progress.ended = true);
         lost
-    }
-}
-
-impl Held {
-    /// Which file.
-    pub(crate) fn inode(&self) -> InodeId {
-        self.inode
     }
 }
 

@@ -255,13 +255,8 @@ impl OpenFile {
     /// Tells the master of new times of a write that changed nothing else.
     pub(super) async fn soft_times(&self, context: &CallContext, clear_suid: bool) -> Result<(), ClientError> {
         let inode = self.inner.inode;
-        let inner = &self.client().inner;
-        if let Some(held) = inner.delegations.get(inode) {
-            if held.write(&[], std::iter::empty(), None, &inner.locations) {
-                return Ok(());
-            }
-            self.client().settle(inode, context).await?;
-            self.check()?;
+        if self.take_over_here(context, &[], &[], None).await? {
+            return Ok(());
         }
         self.state().dirty.lock().times = true;
         let call = Call::SoftTimes(v1::SoftTimes { inode: inode.0, clear_suid });
@@ -288,18 +283,35 @@ pub(super) struct Commit<'a> {
 }
 
 impl OpenFile {
+    /// Makes finished writes part of a file that this session holds. False when the master is to do that; then it is not held any more.
+    async fn take_over_here(
+        &self,
+        context: &CallContext,
+        attach: &[(u32, ChunkHandle)],
+        used: &[UsedChunk],
+        min_size: Option<u64>,
+    ) -> Result<bool, ClientError> {
+        let inner = &self.client().inner;
+        let Some(held) = inner.delegations.get(self.inner.inode) else { return Ok(false) };
+        let written = used.iter().map(|used| (used.index, used.handle));
+        if held.write(attach, written, min_size, &inner.locations) {
+            return Ok(true);
+        }
+        self.client().give_back(vec![held], context).await?;
+        self.check()?;
+        Ok(false)
+    }
+
     /// Makes finished writes part of the file.
     pub(super) async fn commit(&self, context: &CallContext, commit: Commit<'_>) -> Result<Attempt<()>, ClientError> {
         let inode: InodeId = self.inner.inode;
         let locations = &self.client().inner.locations;
         let attached: Vec<(u32, ChunkHandle)> = commit.attach.iter().map(|fresh| (fresh.index, fresh.handle)).collect();
-        if let Some(held) = self.client().inner.delegations.get(inode) {
-            let used = commit.used.iter().map(|used| (used.index, used.handle));
-            if commit.space.is_none() && held.write(&attached, used, commit.min_size, locations) {
-                return Ok(Attempt::Done(()));
-            }
+        if commit.space.is_some() {
             self.client().settle(inode, context).await?;
             self.check()?;
+        } else if self.take_over_here(context, &attached, &commit.used, commit.min_size).await? {
+            return Ok(Attempt::Done(()));
         }
         // How much is stored in the new chunks is told of like that in the others.
         let fresh = |fresh: &Fresh| UsedChunk { index: fresh.index, handle: fresh.handle, cut: Epoch(0), stored: None };
