@@ -104,18 +104,9 @@ impl Leader {
 
     /// Whether another session than `by` may know better than the state what this answer says.
     pub fn is_held(&self, answer: &Answer, by: SessionId) -> bool {
-        let held = |attributes: &Attributes| self.is_held_elsewhere(attributes, by);
-        match answer {
-            Answer::Attributes(attributes) | Answer::Layout { attributes, .. } => held(attributes),
-            Answer::Directory { entries, .. } => entries.iter().any(|entry| held(&entry.attributes)),
-            Answer::Target(_) | Answer::Value(_) | Answer::Names(_) | Answer::Lock(_) | Answer::Refused(_) => false,
-        }
-    }
-
-    fn is_held_elsewhere(&self, attributes: &Attributes, by: SessionId) -> bool {
-        attributes.file_type == FileType::File
-            && (!self.delegations.table.lock().conflicts([attributes.inode], by).is_empty()
-                || self.may_be_held_unknown(attributes, by))
+        let inodes = shown(answer).map(|attributes| attributes.inode);
+        !self.delegations.table.lock().conflicts(inodes, by).is_empty()
+            || shown(answer).any(|attributes| self.may_be_held_unknown(attributes, by))
     }
 
     fn may_be_held_unknown(&self, attributes: &Attributes, by: SessionId) -> bool {
@@ -129,11 +120,7 @@ impl Leader {
     /// # Errors
     /// The log's, when a holder that does not give back was to be ended.
     pub async fn recall_shown(self: &Arc<Self>, answer: &Answer, by: SessionId) -> Result<(), ServeError> {
-        let inodes = match answer {
-            Answer::Attributes(attributes) | Answer::Layout { attributes, .. } => vec![attributes.inode],
-            Answer::Directory { entries, .. } => entries.iter().map(|entry| entry.attributes.inode).collect(),
-            _ => Vec::new(),
-        };
+        let inodes: Vec<InodeId> = shown(answer).map(|attributes| attributes.inode).collect();
         self.recall(&inodes, by).await
     }
 
@@ -179,4 +166,16 @@ impl Leader {
         let mut known = inodes.iter().filter_map(|inode| state.attributes(*inode));
         known.any(|attributes| self.may_be_held_unknown(&attributes, by))
     }
+}
+
+/// The attributes that an answer shows.
+fn shown(answer: &Answer) -> impl Iterator<Item = &Attributes> {
+    let (one, entries) = match answer {
+        Answer::Attributes(attributes) | Answer::Layout { attributes, .. } => (Some(attributes), &[][..]),
+        Answer::Directory { entries, .. } => (None, entries.as_slice()),
+        Answer::Target(_) | Answer::Value(_) | Answer::Names(_) | Answer::Lock(_) | Answer::Refused(_) => {
+            (None, &[][..])
+        }
+    };
+    one.into_iter().chain(entries.iter().map(|entry| &entry.attributes))
 }
