@@ -464,6 +464,7 @@ fn touched(request: &Request) -> (Vec<InodeId>, Vec<(InodeId, Vec<u8>)>) {
         | Request::SetXattr { inode, .. }
         | Request::RemoveXattr { inode, .. }
         | Request::CommitWrite { inode, .. }
+        | Request::CutTail { inode }
         | Request::TouchAccess { inode } => (vec![*inode], vec![]),
         Request::Flush { files } => (files.iter().map(|file| file.inode).collect(), vec![]),
         Request::SetLock { .. }

@@ -28,12 +28,14 @@ pub struct ServerView {
     pub online: bool,
     /// An operator wants it empty.
     pub draining: bool,
+    /// Others cannot work with it, although it is online.
+    pub shunned: bool,
 }
 
 impl ServerView {
     /// Whether it may get new replicas.
     pub fn usable(&self) -> bool {
-        self.online && !self.draining && self.free > self.reserve
+        self.online && !self.draining && !self.shunned && self.free > self.reserve
     }
 
     /// Share of chances: free megabytes, less under load. Never 0 for a usable server.
@@ -144,6 +146,7 @@ mod tests {
             load: 0,
             online: true,
             draining: false,
+            shunned: false,
         }
     }
 

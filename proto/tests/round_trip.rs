@@ -104,6 +104,7 @@ fn requests() -> Vec<Request> {
             ],
         },
         Request::TouchAccess { inode },
+        Request::CutTail { inode: InodeId(9) },
         Request::Barrier { times: false },
         Request::Barrier { times: true },
     ]

@@ -178,9 +178,10 @@ impl Driver {
         wire::addresses_to_wire(&list)
     }
 
-    /// Whether the master has confirmed the replica's configuration in the term of the lease that runs.
+    /// Whether the master has confirmed the replica's configuration in the term of the lease that runs, and this server has not
+    /// left it since.
     pub fn is_in_force(&self, slot: &Slot) -> bool {
-        slot.term().is_some_and(|term| self.shared.lease.still(term))
+        !slot.has_left() && slot.term().is_some_and(|term| self.shared.lease.still(term))
     }
 
     /// Takes a configuration that the master told in this term of the lease, and makes the replica if it has to be here.

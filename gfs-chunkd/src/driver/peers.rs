@@ -80,7 +80,7 @@ impl Driver {
     }
 
     /// Queues a job from under the replica's own lock.
-    pub(super) fn push_later(self: &Arc<Self>, slot: &Arc<Slot>, job: Job) {
+    pub(crate) fn push_later(self: &Arc<Self>, slot: &Arc<Slot>, job: Job) {
         let (driver, slot) = (self.clone(), slot.clone());
         self.spawn(async move { driver.push(&slot, job) });
     }

@@ -192,6 +192,8 @@ pub struct Slot {
     role: AtomicU8,
     settled: AtomicBool,
     waiting: AtomicBool,
+    /// The epoch in which this server has left; 0 is none.
+    left: AtomicU32,
 }
 
 impl Slot {
@@ -206,6 +208,7 @@ impl Slot {
             role: AtomicU8::new(0),
             settled: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
+            left: AtomicU32::new(0),
         };
         slot.publish(&slot.state.lock());
         slot
@@ -230,6 +233,17 @@ impl Slot {
     /// The newest epoch known.
     pub fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Nothing is served in this epoch any more. Takes effect at once, also while the replica waits for its disk.
+    pub fn leave(&self, epoch: Epoch) {
+        self.left.store(epoch.0, Ordering::SeqCst);
+    }
+
+    /// Whether this server has left in the epoch that it knows.
+    pub fn has_left(&self) -> bool {
+        let left = self.left.load(Ordering::SeqCst);
+        left != 0 && left == self.epoch.load(Ordering::Acquire)
     }
 
     /// The term in which the master confirmed the configuration.

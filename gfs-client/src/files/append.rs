@@ -4,6 +4,7 @@
 //! `crossing`.
 
 use super::crossing::Watch;
+use super::doubt::Doubt;
 use super::split::{Span, index_of};
 use super::view::View;
 use super::write::{Attempt, Commit, Fresh};
@@ -82,10 +83,13 @@ impl Record<'_> {
     }
 
     async fn append(&self) -> Result<u64, ClientError> {
-        let (mut redo, mut full, mut watch) = (Redo::new(), 0, None);
+        let (mut redo, mut full, mut watch, mut doubt) = (Redo::new(), 0, None, Doubt::none(self.file));
         loop {
-            match self.append_once(&mut watch).await? {
-                Attempt::Done(landed) => return Ok(landed),
+            match self.append_once(&mut watch, &mut doubt).await? {
+                Attempt::Done(landed) => {
+                    doubt.end();
+                    return Ok(landed);
+                }
                 Attempt::Stale => self.file.forget_view(),
                 Attempt::Full if full < OTHER_CHUNKS => full += 1,
                 Attempt::Full => return Err(ClientError::NoSpace),
@@ -94,20 +98,23 @@ impl Record<'_> {
         }
     }
 
-    async fn append_once(&self, watch: &mut Option<Watch>) -> Result<Attempt<u64>, ClientError> {
+    async fn append_once(&self, watch: &mut Option<Watch>, doubt: &mut Doubt<'_>) -> Result<Attempt<u64>, ClientError> {
         let size = self.file.attributes(self.context).await?.size;
         self.file.end_of(size, self.length())?;
         let index = index_of(size, self.chunk_size());
         let view = self.file.view(self.context, index, index.saturating_add(1)).await?;
         match self.tail(&view)? {
             Tail::Missing { index, offset } => self.start_chunk(&view, index, offset).await,
-            Tail::Attached { index, handle, offset } => match self.place(handle, offset, &self.data).await {
-                Ok(Placed::At { offset, cut }) => {
-                    self.commit_at(UsedChunk { index, handle, cut, stored: None }, offset).await
+            Tail::Attached { index, handle, offset } => {
+                doubt.begin();
+                match self.place(handle, offset, &self.data).await {
+                    Ok(Placed::At { offset, cut }) => {
+                        self.commit_at(UsedChunk { index, handle, cut, stored: None }, offset).await
+                    }
+                    Ok(Placed::NoRoom { tail }) => self.cross(index, handle, tail, watch).await,
+                    Err(failure) => self.file.failed(failure, &[]),
                 }
-                Ok(Placed::NoRoom { tail }) => self.cross(index, handle, tail, watch).await,
-                Err(failure) => self.file.failed(failure, &[]),
-            },
+            }
         }
     }
 

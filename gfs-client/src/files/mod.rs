@@ -5,6 +5,7 @@
 
 mod append;
 mod crossing;
+mod doubt;
 mod read;
 mod space;
 pub(crate) mod split;

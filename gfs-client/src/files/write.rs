@@ -3,6 +3,7 @@
 //! Data first, then one `CommitWrite` that attaches new chunks and moves the size, so that no reader sees a size without its bytes. What the
 //! master calls stale was based on an old layout and is done again.
 
+use super::doubt::Doubt;
 use super::split::{Span, index_of, spans};
 use super::view::{MAX_COUNT, View};
 use super::{FileState, Filling, OpenFile, Redo, Running, run_pieces};
@@ -112,10 +113,13 @@ impl OpenFile {
         clear_suid: bool,
     ) -> Result<(), ClientError> {
         let _budget = self.client().budget(data.len() as u64, &context.limit).await?;
-        let (mut redo, mut full) = (Redo::new(), 0);
+        let (mut redo, mut full, mut doubt) = (Redo::new(), 0, Doubt::none(self));
         loop {
-            match self.write_once(context, offset, &data, clear_suid).await? {
-                Attempt::Done(()) => return Ok(()),
+            match self.write_once(context, offset, &data, clear_suid, &mut doubt).await? {
+                Attempt::Done(()) => {
+                    doubt.end();
+                    return Ok(());
+                }
                 Attempt::Stale => self.look_again(context).await?,
                 Attempt::Full if full < OTHER_CHUNKS => full += 1,
                 Attempt::Full => return Err(ClientError::NoSpace),
@@ -130,6 +134,7 @@ impl OpenFile {
         offset: u64,
         data: &Bytes,
         clear_suid: bool,
+        doubt: &mut Doubt<'_>,
     ) -> Result<Attempt<()>, ClientError> {
         let chunk_size = self.client().inner.chunk_size;
         let length = data.len() as u64;
@@ -144,6 +149,9 @@ impl OpenFile {
             fresh.push(self.fresh_chunk(context, part.index, view.attributes.replicas).await?);
         }
         let extends = end > view.attributes.size;
+        if extends && fresh.len() < parts.len() {
+            doubt.begin();
+        }
         let in_place = !extends && fresh.is_empty();
         let written = self.write_spans(context, &parts, &view, &fresh, data);
         let (written, told) = if in_place && !self.client().inner.options.pages_are_cached {

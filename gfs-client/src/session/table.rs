@@ -467,6 +467,7 @@ fn repeatable(request: &v1::Request) -> bool {
             | Kind::AllocateChunks(_)
             | Kind::CommitWrite(_)
             | Kind::TouchAccess(_)
+            | Kind::CutTail(_)
             | Kind::Barrier(_),
         ) => true,
     }

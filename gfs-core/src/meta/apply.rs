@@ -130,6 +130,7 @@ impl State {
                 self.commit_write(context, write, *clear_suid)
             }
             Request::Flush { files } => self.flush(context, files),
+            Request::CutTail { inode } => self.cut_tail(*inode).map(|()| Reply::Done),
             Request::TouchAccess { inode } => {
                 let attributes = self.namespace.touch_access(*inode, now)?;
                 Ok(Reply::Attributes { attributes, pending_shrink: false })

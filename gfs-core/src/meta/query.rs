@@ -68,6 +68,7 @@ impl State {
             Request::SetAttributes { inode, .. }
             | Request::SetXattr { inode, .. }
             | Request::RemoveXattr { inode, .. }
+            | Request::CutTail { inode }
             | Request::CommitWrite { inode, .. } => self.names(&[], Some(*inode)),
             Request::Flush { files } => {
                 let mut inodes: Vec<InodeId> = files.iter().map(|file| file.inode).collect();

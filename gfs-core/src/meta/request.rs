@@ -340,6 +340,12 @@ pub enum Request {
         /// The files.
         files: Vec<FlushedFile>,
     },
+    /// Drops what lies beyond the end of a file: a write has put bytes there and will never say so (its caller gave up, or its session
+    /// has ended). They are cut off as by a truncation to the present size, so that no later growth shows them.
+    CutTail {
+        /// The file.
+        inode: InodeId,
+    },
     /// Sets atime as a read does (relatime is the client's decision). Never goes back.
     TouchAccess {
         /// The file.

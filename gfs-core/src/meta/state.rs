@@ -127,6 +127,11 @@ impl State {
         self.namespace.attributes(inode)
     }
 
+    /// A file's chunks in order, from an index on.
+    pub fn chunks_of(&self, inode: InodeId, first: u32) -> impl Iterator<Item = ChunkInfo> + '_ {
+        self.chunks.of_file(inode, first)
+    }
+
     /// Cuts whose chunk's tail is still to be zeroed, by inode.
     pub fn shrinks(&self) -> impl Iterator<Item = Shrink> + '_ {
         self.shrinks.iter()

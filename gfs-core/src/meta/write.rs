@@ -6,8 +6,8 @@
 use super::apply::Context;
 use super::chunks::{ChunkInfo, MAX_GOAL, first_configuration, is_valid};
 use super::request::{
-    AttributeChanges, Attributes, Configuration, Credentials, FileType, FlushedFile, Refusal, Reply, Request, Space,
-    Stored, UsedChunk,
+    AttributeChanges, Configuration, Credentials, FileType, FlushedFile, Refusal, Reply, Request, Space, Stored,
+    UsedChunk,
 };
 use super::shrinks::Shrink;
 use super::state::State;
@@ -220,8 +220,8 @@ impl State {
         }
         let before = self.namespace.attributes(inode).ok_or(Refusal::Stale)?;
         self.namespace.set_attributes(context.who, inode, changes, context.stamp.now)?;
-        if let Some(size) = changes.size {
-            self.resize(&before, size)?;
+        if let Some(size) = changes.size.filter(|size| *size <= before.size) {
+            self.fit_chunks(inode, size, size < before.size)?;
         }
         if let Some(goal) = changes.replicas {
             self.chunks.set_goal(inode, goal);
@@ -234,13 +234,18 @@ impl State {
         Ok(Reply::Attributes { attributes, pending_shrink })
     }
 
-    /// Fits a file's chunks to its new size: what lies wholly beyond is buried, what is cut gets a new epoch and an
-    /// intent (rule 13).
-    fn resize(&mut self, before: &Attributes, size: u64) -> Result<(), Refusal> {
-        let inode = before.inode;
-        if size > before.size {
-            return Ok(());
+    /// Cuts off what lies beyond the end of a file.
+    pub(crate) fn cut_tail(&mut self, inode: InodeId) -> Result<(), Refusal> {
+        let attributes = self.namespace.attributes(inode).ok_or(Refusal::Stale)?;
+        if attributes.file_type != FileType::File {
+            return Err(Refusal::Invalid);
         }
+        self.fit_chunks(inode, attributes.size, true)
+    }
+
+    /// Fits a file's chunks to a size that is no larger: what lies wholly beyond is buried, and the chunk at the end, if it is to be
+    /// `cut`, gets a new epoch and an intent (rule 13).
+    fn fit_chunks(&mut self, inode: InodeId, size: u64, cut: bool) -> Result<(), Refusal> {
         let mut allocated = self.namespace.allocated(inode)?;
         let first_gone = size.div_ceil(self.chunk_size);
         if let Ok(first) = u32::try_from(first_gone) {
@@ -255,7 +260,7 @@ impl State {
             self.shrinks.remove(inode);
         }
         let from = size % self.chunk_size;
-        if size < before.size && from != 0 {
+        if cut && from != 0 {
             self.cut(inode, (size / self.chunk_size) as u32, from)?;
         }
         Ok(())

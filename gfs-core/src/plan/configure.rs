@@ -45,7 +45,7 @@ pub fn led_by(configuration: &Configuration, primary: ServerId) -> Option<Config
 }
 
 /// The member that should lead: online, not draining, with the least load; the lowest number among equals.
-fn best_primary(members: &[ServerId], view: &ClusterView) -> Option<ServerId> {
+pub(super) fn best_primary(members: &[ServerId], view: &ClusterView) -> Option<ServerId> {
     let rank = |server: &ServerId| {
         let load = view.get(*server).map_or(u32::MAX, |view| view.load);
         (!view.online(*server), view.draining(*server), load, *server)

@@ -7,6 +7,7 @@
 pub mod configure;
 pub mod rebalance;
 pub mod recruit;
+pub mod succession;
 pub mod surplus;
 
 use crate::ids::{ChunkHandle, Epoch, ServerId};

@@ -60,6 +60,7 @@ async fn expire(leader: Arc<Leader>) {
                 tracing::warn!(%error, %session, "a session's end is tried again");
             }
         }
+        leader.cut_lost_tails().await;
     }
 }
 

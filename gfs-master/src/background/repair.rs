@@ -8,7 +8,8 @@ use crate::leader::servers::{Liveness, ServerNow};
 use crate::random;
 use gfs_core::ids::{ChunkHandle, ServerId};
 use gfs_core::meta::chunks::ChunkInfo;
-use gfs_core::plan::{Action, Reason, configure, recruit, surplus};
+use gfs_core::plan::succession::Standing;
+use gfs_core::plan::{Action, Reason, recruit, surplus};
 use gfs_proto::v1;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,7 +66,6 @@ impl Repairer {
             return;
         }
         let chunks = page(leader, &mut self.all, Walk::All);
-        let view = leader.cluster_view();
         let mut dropped = 0;
         for info in chunks {
             let failed: Vec<ServerId> =
@@ -73,9 +73,8 @@ impl Repairer {
             if failed.is_empty() || dropped >= DROPS {
                 continue;
             }
-            let Some(next) = configure::without(&info.configuration, &failed, &view) else { continue };
-            // The last copies are kept, wherever they are; and somebody who is there must lead.
-            if view.get(next.primary).is_some_and(|server| server.online) {
+            // The last copies are kept, wherever they are; and somebody who is there and holds everything must lead.
+            if let Some(next) = leader.successor(&info, &failed, &[], None) {
                 dropped += 1;
                 carry_out(leader, &info, next).await;
             }
@@ -123,7 +122,10 @@ impl Repairer {
         }
         copies_under_way(leader, |info| view.count_copies(&info.configuration));
         for action in surplus::trim(&mut view, chunks, &leader.options.limits, random::bits64()) {
-            perform(leader, action).await;
+            // Never in favour of one that may hold less.
+            if leader.servers.standing(action.next.primary, action.handle) == Standing::Sound {
+                perform(leader, action).await;
+            }
         }
     }
 }
@@ -164,13 +166,10 @@ async fn drop_damaged(leader: &Leader) {
             leader.servers.forget_problem(server, handle);
             continue;
         };
-        let view = leader.cluster_view();
-        let Some(next) = configure::without(&info.configuration, &[server], &view) else { continue };
-        let leads =
-            next.primary == info.configuration.primary || view.get(next.primary).is_some_and(|view| view.online);
+        let Some(next) = leader.successor(&info, &[server], &[], None) else { continue };
         // Never in favour of members that are damaged too.
         let sound = next.members.iter().any(|member| !leader.servers.has_problem(*member, handle));
-        if leads && sound {
+        if sound {
             let (expected, reason) = (info.configuration.epoch, Reason::UnderGoal);
             perform(leader, Action { handle, expected, next, reason }).await;
             leader.want(handle);

@@ -37,6 +37,7 @@ impl Leader {
                 load: soft.load,
                 online: soft.liveness == Liveness::Online,
                 draining: record.intent == ServerIntent::Draining,
+                shunned: soft.shunned,
             })
         };
         now.iter().filter_map(view).collect()

@@ -59,6 +59,11 @@ impl Delegations {
         self.ended.notify_waiters();
     }
 
+    /// What a session holds.
+    pub fn held_by(&self, session: SessionId) -> Vec<InodeId> {
+        self.table.lock().held_by(session)
+    }
+
     /// A session gives a file back.
     pub fn end(&self, session: SessionId, inode: InodeId) {
         self.table.lock().end(session, inode);

@@ -5,6 +5,7 @@
 
 pub mod allocate;
 pub mod clock;
+pub mod complaints;
 pub mod delegations;
 pub mod gate;
 pub mod locate;
@@ -15,6 +16,7 @@ pub mod reconfigure;
 pub mod servers;
 pub mod sessions;
 pub mod shrink;
+pub mod tails;
 pub mod times;
 
 use crate::consensus::machine::Machine;
@@ -57,7 +59,8 @@ pub struct LeaderOptions {
     pub grants: GrantOptions,
     /// Nothing is deleted or re-replicated in the background for so long after a start, unless all servers reported.
     pub settle: Duration,
-    /// Members on a server that is gone for so long are replaced elsewhere.
+    /// Members on a server that is gone for so long are replaced elsewhere; and so long others are waited for when those who
+    /// are here have lost power.
     pub replace_after: Duration,
     /// Files that one session may hold open.
     pub open_files: usize,
@@ -119,6 +122,10 @@ pub struct Leader {
     pub times: Times,
     /// Chunk servers.
     pub servers: SoftServers,
+    /// Files with bytes beyond their end.
+    pub tails: tails::Tails,
+    /// Members that others cannot work with.
+    pub complaints: complaints::Complaints,
     /// Files held open.
     pub opens: Mutex<Opens>,
     /// Chunks that somebody waits for to be filled.
@@ -158,6 +165,8 @@ impl Leader {
             locks: LockQueues::default(),
             times: Times::default(),
             servers,
+            tails: tails::Tails::default(),
+            complaints: complaints::Complaints::default(),
             opens: Mutex::new(Opens { table: OpenTable::new(options.open_files), reaping: BTreeSet::new() }),
             urgent: Mutex::new(BTreeSet::new()),
             changed: Notify::new(),
@@ -210,6 +219,7 @@ impl Leader {
         self.sessions.end(session);
         self.locks.cancel_session(session);
         self.flush_times(Duration::ZERO, Some(session)).await;
+        self.cut_tails_of(session).await?;
         self.consensus.propose(Command::EndSession { session }).await?;
         self.gate.drop_session(session);
         self.delegations.drop_session(session);

@@ -8,7 +8,8 @@ use gfs_core::ids::{ChunkHandle, Epoch, ServerId};
 use gfs_core::meta::chunks::ChunkInfo;
 use gfs_core::meta::command::{Command, CommandReply};
 use gfs_core::meta::request::Configuration;
-use gfs_core::plan::{ClusterView, configure};
+use gfs_core::plan::ClusterView;
+use gfs_core::plan::succession::{self, Known, Standing};
 
 /// Chunks that are remembered as waited for.
 const MAX_URGENT: usize = 10_000;
@@ -57,15 +58,45 @@ impl Leader {
         let may_drop = |server: &ServerId| *server == ask.by || leads && self.may_drop(*server, ask.handle);
         let blocked = ask.failed.iter().any(|server| now.members.contains(server) && !may_drop(server));
         if blocked {
+            if leads {
+                self.complain(&info, &ask.failed);
+            }
             return Ok(Decision::NotNow(info));
         }
         let failed: Vec<ServerId> = ask.failed.iter().copied().filter(|server| leads || *server == ask.by).collect();
         let ready: &[ServerId] = if leads { &ask.ready } else { &[] };
-        match next(now, &failed, ready, &self.cluster_view()) {
+        // Who asks, and not to be left out, is here and holds what it leads.
+        let asker = (leads && !failed.contains(&ask.by)).then_some(ask.by);
+        match self.successor(&info, &failed, ready, asker) {
             Some(next) if next == *now => Ok(Decision::InForce(info)),
             Some(next) => self.install(&info, next).await,
             None => Ok(Decision::NotNow(info)),
         }
+    }
+
+    /// Who holds a chunk when `failed` are gone and `ready` have been filled. `asker` is known to be sound.
+    pub fn successor(
+        &self,
+        info: &ChunkInfo,
+        failed: &[ServerId],
+        ready: &[ServerId],
+        asker: Option<ServerId>,
+    ) -> Option<Configuration> {
+        let standing = |server| match asker {
+            Some(asker) if asker == server => Standing::Sound,
+            _ => self.servers.standing(server, info.handle),
+        };
+        let patience = self.options.replace_after.as_millis() as u64;
+        let members = info.configuration.members.iter();
+        let known = Known {
+            view: &self.cluster_view(),
+            standing: &standing,
+            waited: members.into_iter().any(|server| {
+                matches!(standing(*server), Standing::Suspect(_)) && self.servers.registered_for(*server, patience)
+            }),
+            may_drop: &|server| self.may_drop(server, info.handle),
+        };
+        succession::successor(&info.configuration, failed, ready, &known)
     }
 
     /// All servers, for plans.
@@ -94,7 +125,7 @@ impl Leader {
         if !self.may_drop(now.primary, info.handle) {
             return;
         }
-        if let Some(next) = next(now, &[now.primary], &[], &self.cluster_view())
+        if let Some(next) = self.successor(info, &[now.primary], &[], None)
             && let Err(error) = self.install(info, next).await
         {
             tracing::debug!(%error, handle = %info.handle, "no new primary yet");
@@ -110,11 +141,19 @@ impl Leader {
         // What is said of a replica ends with it: one that is dropped is no more, one that is promoted is new.
         let before = &info.configuration.members;
         let gone = before.iter().filter(|server| !next.members.contains(server));
-        for server in gone.chain(next.members.iter().filter(|server| !before.contains(server))) {
+        let mut changed: Vec<ServerId> =
+            gone.chain(next.members.iter().filter(|server| !before.contains(server))).copied().collect();
+        for server in &changed {
             self.servers.forget_problem(*server, handle);
+            self.complaints.forget(handle, *server);
+        }
+        if let [alone] = next.members[..] {
+            // Nobody knows more: what it has counts from now on.
+            changed.push(alone);
         }
         let command = Command::Reconfigure { handle, expected: info.configuration.epoch, next };
         let reply = self.consensus.propose(command).await?;
+        changed.into_iter().for_each(|server| self.servers.forget_claim(server, handle));
         self.announce([handle]);
         self.changed.notify_waiters();
         match reply {
@@ -128,55 +167,5 @@ impl Leader {
             CommandReply::Configuration(None) => Ok(Decision::Gone),
             _ => Err(ServeError::Unexpected),
         }
-    }
-}
-
-/// The configuration without `failed` and with `ready` as members; `None` when no member, or no primary that can lead,
-/// would be left.
-fn next(now: &Configuration, failed: &[ServerId], ready: &[ServerId], view: &ClusterView) -> Option<Configuration> {
-    // First who goes: a new primary is one that was a member, since only those have everything that was prepared.
-    let rest = configure::without(now, failed, view)?;
-    let leads = rest.primary == now.primary || view.get(rest.primary).is_some_and(|server| server.online);
-    leads.then(|| configure::promoted(&rest, ready))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use gfs_core::placement::ServerView;
-
-    fn ids(list: &[u16]) -> Vec<ServerId> {
-        list.iter().copied().map(ServerId).collect()
-    }
-
-    fn configuration(primary: u16, members: &[u16], syncing: &[u16]) -> Configuration {
-        Configuration { epoch: Epoch(4), primary: ServerId(primary), members: ids(members), syncing: ids(syncing) }
-    }
-
-    fn view(online: &[u16]) -> ClusterView {
-        let server = |id: u16| ServerView { server: ServerId(id), online: online.contains(&id), ..Default::default() };
-        ClusterView::new((1..=9).map(server))
-    }
-
-    #[test]
-    fn a_failed_secondary_is_left_out_and_the_primary_stays() {
-        let now = configuration(2, &[1, 2, 3], &[]);
-        let after = next(&now, &ids(&[3]), &[], &view(&[]));
-        assert_eq!(after, Some(configuration(2, &[1, 2], &[])));
-    }
-
-    #[test]
-    fn a_failed_primary_is_followed_by_a_survivor_that_is_online_and_never_by_a_syncing_one() {
-        let now = configuration(1, &[1, 2, 3], &[4]);
-        assert_eq!(next(&now, &ids(&[1]), &[], &view(&[3, 4])), Some(configuration(3, &[2, 3], &[4])));
-        assert_eq!(next(&configuration(1, &[1], &[4]), &ids(&[1]), &ids(&[4]), &view(&[4])), None);
-        assert_eq!(next(&now, &ids(&[1]), &[], &view(&[4])), None);
-    }
-
-    #[test]
-    fn a_ready_syncing_member_becomes_a_member() {
-        let now = configuration(2, &[2, 5], &[1, 7]);
-        assert_eq!(next(&now, &[], &ids(&[1, 9]), &view(&[])), Some(configuration(2, &[1, 2, 5], &[7])));
-        assert_eq!(next(&now, &ids(&[1]), &ids(&[1]), &view(&[])), Some(configuration(2, &[2, 5], &[7])));
     }
 }

@@ -6,6 +6,7 @@
 use super::clock::Clock;
 use gfs_core::ids::{ChunkHandle, Epoch, ServerId};
 use gfs_core::meta::state::State;
+use gfs_core::plan::succession::{Claim, Standing};
 use gfs_proto::v1;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ pub type Orders = mpsc::Sender<Result<v1::MasterOrder, tonic::Status>>;
 const MAX_STRAYS: usize = 1 << 20;
 /// Replicas that a server cannot serve, at most remembered for one server.
 const MAX_PROBLEMS: usize = 1 << 20;
+/// Replicas of a server that lost power, at most remembered for it; more than a chunk server may hold.
+const MAX_CLAIMS: usize = 1 << 22;
 
 /// `ReplicaProblem.kind` of a checksum that does not match.
 const CHECKSUM: u32 = 2;
@@ -63,6 +66,11 @@ struct Soft {
     strays: BTreeMap<ChunkHandle, Epoch>,
     /// Replicas that are not sound there, and whether the server has stopped serving them.
     problems: BTreeMap<ChunkHandle, bool>,
+    /// Replicas that may lack something since it lost power, and what they hold.
+    claims: BTreeMap<ChunkHandle, Claim>,
+    registered_ms: u64,
+    /// Until then it gets no new replicas.
+    shunned_until_ms: u64,
 }
 
 /// A server's soft state at one moment.
@@ -88,6 +96,8 @@ pub struct ServerNow {
     pub disks: Vec<v1::DiskUsage>,
     /// Its program.
     pub version: String,
+    /// It gets no new replicas for now.
+    pub shunned: bool,
 }
 
 /// Why a server is not let in.
@@ -175,6 +185,8 @@ impl SoftServers {
             incarnation,
             registered: true,
             lease_until_ms: soft.lease_until_ms,
+            registered_ms: self.clock.now_ms(),
+            shunned_until_ms: soft.shunned_until_ms,
             version: version.to_owned(),
             baseline,
             ..Soft::default()
@@ -293,6 +305,57 @@ impl SoftServers {
         self.inner.lock().servers.get(&server).is_some_and(|soft| soft.problems.contains_key(&handle))
     }
 
+    /// A replica may lack something since its server lost power.
+    pub fn claim(&self, server: ServerId, handle: ChunkHandle, claim: Claim) {
+        if let Some(soft) = self.inner.lock().servers.get_mut(&server)
+            && soft.claims.len() < MAX_CLAIMS
+        {
+            soft.claims.insert(handle, claim);
+        }
+    }
+
+    /// A replica that lacked something is whole again, or is none any more.
+    pub fn forget_claim(&self, server: ServerId, handle: ChunkHandle) {
+        if let Some(soft) = self.inner.lock().servers.get_mut(&server) {
+            soft.claims.remove(&handle);
+        }
+    }
+
+    /// How a member of a chunk stands.
+    pub fn standing(&self, server: ServerId, handle: ChunkHandle) -> Standing {
+        let now = self.clock.now_ms();
+        let inner = self.inner.lock();
+        let Some(soft) = inner.servers.get(&server) else { return Standing::Unknown };
+        let problem = soft.problems.get(&handle);
+        if problem == Some(&true) {
+            return Standing::Gone;
+        }
+        if !soft.reported || liveness(soft, now, self.times) != Liveness::Online {
+            return Standing::Unknown;
+        }
+        match soft.claims.get(&handle) {
+            Some(claim) => Standing::Suspect(*claim),
+            None if problem.is_some() => Standing::Damaged,
+            None => Standing::Sound,
+        }
+    }
+
+    /// Whether a server has been registered for so long.
+    pub fn registered_for(&self, server: ServerId, ms: u64) -> bool {
+        let now = self.clock.now_ms();
+        let inner = self.inner.lock();
+        let since = inner.servers.get(&server).filter(|soft| soft.registered).map(|soft| soft.registered_ms);
+        since.is_some_and(|since| since.saturating_add(ms) <= now)
+    }
+
+    /// A server gets no new replicas for so long.
+    pub fn shun(&self, server: ServerId, ms: u64) {
+        let until = self.clock.now_ms() + ms;
+        if let Some(soft) = self.inner.lock().servers.get_mut(&server) {
+            soft.shunned_until_ms = until;
+        }
+    }
+
     /// Replicas that are not served where they are: (chunk, server).
     pub fn problems(&self) -> Vec<(ChunkHandle, ServerId)> {
         let inner = self.inner.lock();
@@ -375,6 +438,7 @@ fn view(server: ServerId, soft: &Soft, now: u64, times: LeaseTimes) -> ServerNow
         silent_ms: soft.heard_ms.map(|heard| now.saturating_sub(heard)),
         disks: soft.disks.clone(),
         version: soft.version.clone(),
+        shunned: soft.shunned_until_ms > now,
     }
 }
 

@@ -7,9 +7,10 @@ use super::{Answers, status};
 use crate::leader::Leader;
 use crate::leader::reconfigure::{Ask, Decision};
 use crate::leader::servers::AdmitError;
-use gfs_core::ids::{ChunkHandle, Epoch, InodeId, ServerId};
+use gfs_core::ids::{ChunkHandle, Epoch, InodeId, Sequence, ServerId};
 use gfs_core::meta::command::{Command, CommandReply, ServerIdentity};
 use gfs_core::meta::state::State;
+use gfs_core::plan::succession::Claim;
 use gfs_proto::{PROTOCOL, v1};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -321,7 +322,12 @@ impl Report {
             return;
         }
         match state.chunk(handle) {
-            Some(info) if info.configuration.members.contains(&server) => (),
+            Some(info) if info.configuration.members.contains(&server) => {
+                if replica.suspect {
+                    leader.servers.claim(server, handle, claim(replica));
+                }
+                leader.saw_length(&state, &info, server, replica.length);
+            }
             Some(info) if info.configuration.syncing.contains(&server) => (),
             Some(_) => leader.servers.stray(server, handle, epoch),
             None => {
@@ -331,6 +337,14 @@ impl Report {
                 leader.servers.stray(server, handle, epoch);
             }
         }
+    }
+}
+
+fn claim(replica: &v1::ReplicaSummary) -> Claim {
+    Claim {
+        flushed: Sequence(replica.flushed),
+        committed: Sequence(replica.committed),
+        prepared: Sequence(replica.prepared),
     }
 }
 

@@ -218,6 +218,12 @@ impl Chunkd {
 
     /// Joins and reports these replicas.
     pub async fn join_with(server: &Server, uuid: u8, incarnation: u64, handles: &[u64]) -> Self {
+        let replica = |handle: &u64| v1::ReplicaSummary { handle: *handle, epoch: 1, ..Default::default() };
+        Self::join_holding(server, uuid, incarnation, handles.iter().map(replica).collect()).await
+    }
+
+    /// Joins and reports these replicas, as they are said to be.
+    pub async fn join_holding(server: &Server, uuid: u8, incarnation: u64, replicas: Vec<v1::ReplicaSummary>) -> Self {
         let mut cluster = v1::cluster_client::ClusterClient::new(channel(server).await);
         let registered = cluster.register(registration(uuid, incarnation)).await.unwrap().into_inner();
         let (beats, messages) = mpsc::channel(16);
@@ -226,8 +232,7 @@ impl Chunkd {
         let orders = cluster.attend(ReceiverStream::new(messages)).await.unwrap().into_inner();
         let mut this = Self { server: registered.server, incarnation, cluster, number: 1, beats, orders };
         assert!(within("a lease", this.next_order()).await.unwrap().lease);
-        let replica = |handle: &u64| v1::ReplicaSummary { handle: *handle, epoch: 1, ..Default::default() };
-        this.report(handles.iter().map(replica).collect()).await;
+        this.report(replicas).await;
         this
     }
 

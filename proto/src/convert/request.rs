@@ -211,6 +211,7 @@ fn request_out(from: &core::Request) -> Kind {
             })
         }
         Request::Flush { files } => Kind::Flush(v1::FlushFiles { files: files.iter().map(flushed_out).collect() }),
+        Request::CutTail { inode } => Kind::CutTail(inode.0),
         Request::TouchAccess { inode } => Kind::TouchAccess(inode.0),
         Request::Barrier { times } => Kind::Barrier(v1::Barrier { times: *times }),
     }
@@ -280,6 +281,7 @@ fn request_in(from: Kind) -> Result<core::Request, ConvertError> {
             space: c.space.map(|space| core::Space { from: space.from, to: space.to, promised: space.promised }),
         },
         Kind::Flush(f) => flush_in(f)?,
+        Kind::CutTail(inode) => Request::CutTail { inode: InodeId(inode) },
         Kind::TouchAccess(inode) => Request::TouchAccess { inode: InodeId(inode) },
         Kind::Barrier(b) => Request::Barrier { times: b.times },
     })

@@ -247,7 +247,7 @@ pub struct Mutation {
 pub struct Request {
     #[prost(
         oneof = "request::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -286,6 +286,9 @@ pub mod request {
         Barrier(super::Barrier),
         #[prost(message, tag = "15")]
         Flush(super::FlushFiles),
+        /// inode
+        #[prost(uint64, tag = "16")]
+        CutTail(u64),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

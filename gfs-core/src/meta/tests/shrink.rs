@@ -138,3 +138,34 @@ fn truncation_frees_chunks_that_were_allocated_beyond_the_size() {
     assert!(bench.state.chunk(handles[0]).is_some());
     assert_eq!(bench.attributes(inode).allocated, CHUNK);
 }
+
+#[test]
+fn what_lies_beyond_the_end_is_cut_off_and_a_growth_that_came_before_is_stale() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    let (inode, handles) = bench.file(session, "a", 100);
+    // An unfinished append has attached a chunk behind the end.
+    let beyond = bench.reserve(session);
+    bench.run(session, commit(inode, vec![(1, beyond)], vec![], None));
+    let before = bench.attributes(inode);
+    assert_eq!(bench.run(session, Request::CutTail { inode }), Reply::Done);
+    let shrink = bench.state.shrink(inode).unwrap();
+    assert_eq!((shrink.handle, shrink.index, shrink.from, shrink.epoch), (handles[0], 0, 100, Epoch(2)));
+    assert_eq!(bench.tombstones(), vec![(1, beyond), (2, beyond), (3, beyond)]);
+    let after = bench.attributes(inode);
+    assert_eq!((after.size, after.mtime, after.ctime), (before.size, before.mtime, before.ctime));
+    bench.apply(Command::FinishShrink { inode, handle: handles[0], epoch: Epoch(2), stored: None });
+    let grow = |cut| commit_after(cut, inode, vec![], vec![(0, handles[0])], Some(300));
+    assert_eq!(bench.run(session, grow(Epoch(0))), STALE);
+    assert!(matches!(bench.run(session, grow(Epoch(2))), Reply::Attributes { .. }));
+}
+
+#[test]
+fn a_file_that_ends_with_its_chunk_has_no_tail_to_cut() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    let (inode, _) = bench.file(session, "a", CHUNK);
+    assert_eq!(bench.run(session, Request::CutTail { inode }), Reply::Done);
+    assert_eq!((bench.state.shrinks().count(), bench.tombstones()), (0, vec![]));
+    assert_eq!(bench.run(session, Request::CutTail { inode: ROOT }), Reply::Refused(Refusal::Invalid));
+}
