@@ -6,6 +6,7 @@ use common::*;
 use gfs_core::ids::{InodeId, ROOT, SessionId};
 use gfs_core::meta::request::{
     AttributeChanges, Lock, LockFamily, LockMode, LockOwner, LockRange, Query, Refusal, Request, SetTime, Timestamp,
+    XattrMode,
 };
 use gfs_proto::convert::refusal_from_code;
 use gfs_proto::v1::{self, client_message::Body as In, failure::Code, server_message::Body as Out};
@@ -158,6 +159,32 @@ async fn times_of_a_write_are_shown_at_once_and_committed_with_a_barrier() {
     client.mutate(Request::SetAttributes { inode, changes: explicit }).await;
     let set = client.query(Query::GetAttributes { inode }).await.attributes.unwrap();
     assert_eq!(set.mtime_ns, 5, "an older write's time came back");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn file_capabilities_are_gone_when_a_write_in_place_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let (mut client, mut other) = (Client::open(&server, 1).await, Client::open(&server, 2).await);
+    let made = client.create("program").await;
+    let inode = InodeId(made.inode);
+    let name = b"security.capability".to_vec();
+    let in_place = In::SoftTimes(v1::SoftTimes { inode: inode.0, clear_suid: false });
+    client.call(in_place.clone()).await;
+    let set = Request::SetXattr { inode, name: name.clone(), value: b"v2".to_vec(), mode: XattrMode::Any };
+    assert_eq!(client.mutate(set).await.refusal, 0);
+    assert_eq!(&other.query(Query::GetXattr { inode, name: name.clone() }).await.value[..], b"v2");
+    let tag = client.send(in_place.clone()).await;
+    other.invalidation(true).await;
+    assert_eq!(reply(client.receive(tag).await).refusal, 0);
+    let asked = other.query(Query::GetXattr { inode, name }).await;
+    assert_eq!(refusal_from_code(asked.refusal), Some(Refusal::NoData));
+    let committed = server.leader.machine.state().attributes(inode).unwrap();
+    assert!(committed.mtime.0 > made.mtime_ns && !committed.has_xattrs, "{committed:?}");
+    assert!(server.leader.times.is_empty(), "times of before are covered");
+    client.call(in_place).await;
+    assert_eq!(server.leader.times.len(), 1, "a file without capabilities costs no commit");
     server.stop().await;
 }
 

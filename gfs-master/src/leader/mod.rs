@@ -5,6 +5,7 @@
 
 pub mod allocate;
 pub mod clock;
+pub mod commit_times;
 pub mod delegations;
 pub mod gate;
 pub mod locate;
@@ -29,7 +30,7 @@ use gfs_core::meta::command::{Command, CommandReply};
 use gfs_core::meta::grants::GrantOptions;
 use gfs_core::meta::opens::OpenTable;
 use gfs_core::meta::request::{
-    AttributeChanges, ClientCommand, Configuration, Credentials, Refusal, Reply, Request, ServerAddress, Timestamp,
+    ClientCommand, Configuration, Credentials, Refusal, Reply, Request, ServerAddress, Timestamp,
 };
 use lock_queue::LockQueues;
 use parking_lot::Mutex;
@@ -38,13 +39,11 @@ use sessions::SoftSessions;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use times::{Flush, Times};
+use times::Times;
 use tokio::sync::{Notify, watch};
 
 /// How the leader's own session calls itself.
 const OWN_SESSION: &str = "(master)";
-/// Commits of times under way at a time; well below the replies that the state keeps for a session.
-const COMMITS_AT_A_TIME: usize = 256;
 
 /// Times and bounds of the leader.
 #[derive(Clone, Copy, Debug)]
@@ -281,45 +280,6 @@ impl Leader {
             self.consensus.propose(Command::EndSession { session }).await?;
         }
         Ok(())
-    }
-
-    /// Commits uncommitted times: those older than `age`, of one session or of all.
-    pub async fn flush_times(self: &Arc<Self>, age: Duration, session: Option<SessionId>) {
-        let mut commits = tokio::task::JoinSet::new();
-        for flush in self.times.take(age, session) {
-            if commits.len() >= COMMITS_AT_A_TIME {
-                commits.join_next().await;
-            }
-            let leader = self.clone();
-            commits.spawn(async move {
-                let gone = leader.commit_times(flush).await;
-                leader.times.flushed(flush, gone);
-            });
-        }
-        while commits.join_next().await.is_some() {}
-    }
-
-    async fn commit_times(&self, flush: Flush) -> bool {
-        let mut changes: AttributeChanges = flush.changes();
-        if let gfs_core::meta::request::Answer::Attributes(now) = self.peek(flush.inode) {
-            if now.mtime >= flush.time && !flush.clear_suid {
-                return true;
-            }
-            changes.ctime = Some(flush.time.max(now.ctime));
-        }
-        match self.propose_own(Request::SetAttributes { inode: flush.inode, changes }).await {
-            // A refusal is final too: the file is gone.
-            Ok(_) => true,
-            Err(error) => {
-                tracing::debug!(%error, inode = %flush.inode, "times are committed later");
-                false
-            }
-        }
-    }
-
-    fn peek(&self, inode: InodeId) -> gfs_core::meta::request::Answer {
-        let query = gfs_core::meta::request::Query::GetAttributes { inode };
-        self.machine.state().query(&Credentials::default(), &query)
     }
 
     /// Addresses of all servers that configurations name.

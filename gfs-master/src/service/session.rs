@@ -8,7 +8,6 @@ use crate::leader::mutate::{Answered, Waits};
 use crate::leader::sessions::{Connection, Outgoing};
 use crate::leader::{Leader, ServeError};
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, ServerId, SessionId};
-use gfs_core::meta::grants::Touched;
 use gfs_core::meta::opens::OpenAccess;
 use gfs_core::meta::request::{Answer, Configuration, Credentials, Query, Refusal, Reply, Request};
 use gfs_proto::PROTOCOL;
@@ -509,21 +508,11 @@ impl Stream {
         }
     }
 
-    /// Others drop the attributes that they cache before the new times are shown to anybody.
     async fn soft_times(&self, times: &v1::SoftTimes) -> Body {
-        let inode = InodeId(times.inode);
-        let exists = self.leader.machine.state().query(&Credentials::default(), &Query::GetAttributes { inode });
-        if let Answer::Refused(refusal) = exists {
-            return refused(refusal);
+        match self.leader.written_in_place(self.session, InodeId(times.inode), times.clear_suid).await {
+            Ok(reply) => Body::Reply(reply_to_wire(&reply)),
+            Err(error) => Body::Failure(failure(&error)),
         }
-        let touched = Touched { inodes: vec![inode], entries: Vec::new() };
-        let held = self.leader.gate.clear(&self.leader.sessions, touched, self.session).await;
-        if let Err(error) = self.leader.recall(&[inode], self.session).await {
-            return Body::Failure(failure(&error));
-        }
-        self.leader.times.touch(inode, self.session, self.leader.now(), times.clear_suid);
-        drop(held);
-        Body::Reply(reply_to_wire(&Reply::Done))
     }
 
     async fn locate(&self, ask: &v1::LocateRequest) -> Body {
