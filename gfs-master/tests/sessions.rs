@@ -10,7 +10,6 @@ use gfs_core::meta::request::{
 };
 use gfs_proto::convert::refusal_from_code;
 use gfs_proto::v1::{self, client_message::Body as In, failure::Code, server_message::Body as Out};
-use std::time::Duration;
 
 fn lookup(name: &str) -> Query {
     Query::Lookup { parent: ROOT, name: name.as_bytes().to_vec() }
@@ -197,12 +196,19 @@ async fn an_open_file_outlives_its_name_until_the_last_close() {
     let open = v1::OpenFile { inode, access: 3, count: 1, delegated: false };
     assert!(matches!(client.call(In::Open(open)).await, Out::Open(answer) if answer.refusal == 0));
     client.mutate(Request::Unlink { parent: ROOT, name: b"gone".to_vec() }).await;
+    let other = Client::open(&server, 2).await;
     server.stop().await;
     // The state knows the session, so the orphan waits for what it says it holds.
     let server = start(dir.path()).await;
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    let mut other = other.resume(&server, Vec::new()).await;
+    let sentinel = InodeId(other.create("sentinel").await.inode);
+    other.mutate(Request::Unlink { parent: ROOT, name: b"sentinel".to_vec() }).await;
     let mut client = client.resume(&server, vec![open]).await;
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    until("an orphan that nobody holds is freed", async || {
+        let gone = server.leader.machine.state().attributes(sentinel).is_none();
+        gone.then_some(())
+    })
+    .await;
     let attributes = client.query(Query::GetAttributes { inode: InodeId(inode) }).await;
     assert_eq!(attributes.attributes.unwrap().links, 0);
     client.send(In::Close(v1::CloseFile { inode, access: 3, count: 1 })).await;

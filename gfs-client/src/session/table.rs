@@ -68,6 +68,8 @@ struct Pending {
     ever_sent: bool,
     /// Nobody waits for the answer any more.
     abandoned: bool,
+    /// The master was told to hold what it makes.
+    promised: bool,
     answer: oneshot::Sender<Result<Arrival, ClientError>>,
     _permit: OwnedSemaphorePermit,
 }
@@ -148,8 +150,16 @@ impl Table {
         let (answer, receiver) = oneshot::channel();
         self.next_tag += 1;
         let tag = self.next_tag;
-        let pending =
-            Pending { call, operation, stamp: None, ever_sent: false, abandoned: false, answer, _permit: permit };
+        let pending = Pending {
+            call,
+            operation,
+            stamp: None,
+            ever_sent: false,
+            abandoned: false,
+            promised: false,
+            answer,
+            _permit: permit,
+        };
         self.pending.insert(tag, pending);
         self.transmit(tag);
         Ok((tag, receiver))
@@ -228,6 +238,7 @@ impl Table {
             count: *count,
             delegated: delegated.remove(inode),
         };
+        let creating = if self.expired { Vec::new() } else { self.creating() };
         let mut reclaim: Vec<v1::OpenFile> = self.opens.iter().map(open).collect();
         // Held without being open: the close is on its way.
         reclaim.extend(delegated.into_iter().map(|inode| v1::OpenFile { inode, access: 0, count: 0, delegated: true }));
@@ -239,7 +250,20 @@ impl Table {
             cluster: cluster.to_vec().into(),
             reclaim,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            creating,
         }
+    }
+
+    /// Operations that may have made and opened a file by now, and whose answers are still waited for.
+    fn creating(&mut self) -> Vec<u64> {
+        let mut operations = Vec::new();
+        for pending in self.pending.values_mut() {
+            let kind = pending.call.request().and_then(|request| request.kind.as_ref());
+            let opens = matches!(kind, Some(Kind::Create(create)) if create.open);
+            pending.promised = opens && pending.ever_sent && !pending.abandoned;
+            operations.extend(pending.promised.then_some(pending.operation));
+        }
+        operations
     }
 
     /// The master welcomed us: everything that waits is sent again over this connection. Returns whether the old session,
@@ -261,7 +285,8 @@ impl Table {
         }
         let tags: Vec<u64> = self.pending.keys().copied().collect();
         for tag in tags {
-            if self.pending.get(&tag).is_some_and(|p| p.abandoned) {
+            // What the master holds for us has to be answered, and given back then.
+            if self.pending.get(&tag).is_some_and(|p| p.abandoned && !p.promised) {
                 self.forget(tag);
             } else {
                 self.transmit(tag);

@@ -11,6 +11,7 @@ pub mod gate;
 pub mod locate;
 pub mod lock_queue;
 pub mod mutate;
+pub mod opens;
 pub mod query;
 pub mod reconfigure;
 pub mod servers;
@@ -25,14 +26,14 @@ use crate::random;
 use clock::Clock;
 use delegations::Delegations;
 use gate::Gate;
-use gfs_core::ids::{ChunkHandle, ClusterId, InodeId, OperationId, SessionId};
+use gfs_core::ids::{ChunkHandle, ClusterId, OperationId, SessionId};
 use gfs_core::meta::command::{Command, CommandReply};
 use gfs_core::meta::grants::GrantOptions;
-use gfs_core::meta::opens::OpenTable;
 use gfs_core::meta::request::{
     ClientCommand, Configuration, Credentials, Refusal, Reply, Request, ServerAddress, Timestamp,
 };
 use lock_queue::LockQueues;
+use opens::Opens;
 use parking_lot::Mutex;
 use servers::{LeaseTimes, SoftServers};
 use sessions::SoftSessions;
@@ -76,14 +77,6 @@ pub enum ServeError {
     /// The answer of the state does not fit the command: a mistake in this program.
     #[error("unexpected answer to a command")]
     Unexpected,
-}
-
-/// Files held open, and orphans whose end is being committed: those cannot be opened any more.
-pub struct Opens {
-    /// Who holds what.
-    pub table: OpenTable,
-    /// Orphans that go now.
-    pub reaping: BTreeSet<InodeId>,
 }
 
 /// The session in which the leader itself commits.
@@ -157,7 +150,7 @@ impl Leader {
             locks: LockQueues::default(),
             times: Times::default(),
             servers,
-            opens: Mutex::new(Opens { table: OpenTable::new(options.open_files), reaping: BTreeSet::new() }),
+            opens: Mutex::new(Opens::new(options.open_files)),
             urgent: Mutex::new(BTreeSet::new()),
             changed: Notify::new(),
             work: Notify::new(),

@@ -109,6 +109,9 @@ pub struct Hello {
     pub reclaim: ::prost::alloc::vec::Vec<OpenFile>,
     #[prost(string, tag = "7")]
     pub version: ::prost::alloc::string::String,
+    /// of a session that is resumed: operations with `Create.open` that are not answered and still waited for
+    #[prost(uint64, repeated, tag = "8")]
+    pub creating: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Welcome {
@@ -319,7 +322,7 @@ pub struct Create {
     /// with `open`: ask for a write delegation (soft state too)
     #[prost(bool, tag = "8")]
     pub delegate: bool,
-    /// hold the file open in the same step (soft state at the leader, not in the log)
+    /// hold the file open in the same step, once however often it is asked (soft state at the leader, not in the log)
     #[prost(bool, tag = "7")]
     pub open: bool,
 }
