@@ -102,6 +102,26 @@ fn a_stopped_chunk_server_fails_no_call() {
 }
 
 #[test]
+fn times_of_a_write_in_place_that_were_shown_survive_the_kill_of_all_daemons() {
+    let mut cluster = Cluster::start(Options::default());
+    let (mount, second) = (cluster.mount(), cluster.mount_again());
+    std::fs::write(mount.join("f"), [0; 4096]).unwrap();
+    // Looked at by the other mount, the file is not its maker's any more: each write tells the master of its time.
+    let mtime = |mount: &Path| std::fs::metadata(mount.join("f")).unwrap().modified().unwrap();
+    let mut before = mtime(&second);
+    let file = OpenOptions::new().write(true).open(mount.join("f")).unwrap();
+    for round in 0..3 {
+        file.write_all_at(b"x", round).unwrap();
+        let shown = mtime(&second);
+        assert!(shown > before, "round {round}");
+        cluster.kill_daemons();
+        cluster.up();
+        assert_eq!((mtime(&mount), mtime(&second)), (shown, shown), "round {round}");
+        before = shown;
+    }
+}
+
+#[test]
 fn what_was_synced_survives_the_kill_of_all_daemons() {
     let cluster = Cluster::start(Options::default());
     let mount = cluster.mount();

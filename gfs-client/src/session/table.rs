@@ -3,6 +3,7 @@
 //! This room decides, under one lock and without waiting; `driver` carries messages. A mutation keeps its operation number over every
 //! connection, so that a repeat is answered and not applied again.
 
+use super::shown::Shown;
 use super::window::ConfirmWindow;
 use crate::error::ClientError;
 use crate::grants::{Grants, Stamp};
@@ -102,6 +103,7 @@ pub(super) struct Table {
     /// Counts connections; names the present one in acknowledgements.
     pub(super) connection: u64,
     opens: BTreeMap<(u64, u32), u32>,
+    shown: Shown,
     /// The present session has ended on the master's side.
     expired: bool,
     handshaking: bool,
@@ -125,6 +127,7 @@ impl Table {
             out: None,
             connection: 0,
             opens: BTreeMap::new(),
+            shown: Shown::default(),
             expired: false,
             handshaking: false,
             late_closes: Vec::new(),
@@ -251,6 +254,7 @@ impl Table {
             reclaim,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             creating,
+            times: self.shown.recent(),
         }
     }
 
@@ -351,6 +355,9 @@ impl Table {
         // An answer to a call that was given up, or the probe's.
         let Some(pending) = self.forget(tag) else { return Step::Continue };
         self.note_open(&pending.call, &said);
+        if let (Call::SoftTimes(times), Said::Reply(v1::Reply { shown_ns: shown @ 1.., .. })) = (&pending.call, &said) {
+            self.shown.note(times, *shown);
+        }
         let stamp = pending.stamp.unwrap_or_else(|| self.grants.stamp());
         let call = pending.call;
         if let Err(Ok((said, _))) = pending.answer.send(Ok((said, stamp))) {

@@ -5,8 +5,10 @@
 use super::failure;
 use super::session::{access, failing};
 use crate::leader::Leader;
+use crate::leader::commit_times::Shown;
 use crate::leader::sessions::{Connection, Outgoing};
 use gfs_core::ids::{InodeId, OperationId, SessionId};
+use gfs_core::meta::request::Timestamp;
 use gfs_proto::PROTOCOL;
 use gfs_proto::v1::{self, failure::Code, server_message::Body};
 use std::sync::Arc;
@@ -47,6 +49,12 @@ pub(super) async fn greet(
         return Err(failing(Code::SessionExpired, "the session has ended: open a new one with another nonce"));
     };
     reclaim(leader, session, &connection, hello)?;
+    let shown = |of: &v1::ShownTimes| Shown {
+        inode: InodeId(of.inode),
+        time: Timestamp(of.time_ns),
+        cleared: Timestamp(of.cleared_ns),
+    };
+    leader.show_again(session, &hello.times.iter().map(shown).collect::<Vec<_>>());
     leader.sessions.reclaimed(session);
     let welcome = v1::ServerMessage { tag, body: Some(Body::Welcome(welcome(leader, session, resumed))) };
     let sent = outgoing.send(Ok(welcome)).await;

@@ -433,7 +433,10 @@ impl Stream {
 
     async fn soft_times(&self, times: &v1::SoftTimes) -> Body {
         match self.leader.written_in_place(self.session, InodeId(times.inode), times.clear_suid).await {
-            Ok(reply) => Body::Reply(reply_to_wire(&reply)),
+            Ok((reply, shown)) => {
+                let shown_ns = shown.map_or(0, |shown| shown.0);
+                Body::Reply(v1::Reply { shown_ns, ..reply_to_wire(&reply) })
+            }
             Err(error) => Body::Failure(failure(&error)),
         }
     }
