@@ -129,11 +129,12 @@ fn what_was_synced_survives_the_kill_of_all_daemons() {
     for round in 0..4u64 {
         let file =
             OpenOptions::new().create(true).read(true).write(true).truncate(false).open(mount.join("data")).unwrap();
-        let stop = AtomicBool::new(false);
+        let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
         let new = std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 let mut done = Vec::new();
                 for n in 0.. {
+                    written.store(n, Ordering::Relaxed);
                     let block = (n * 37 + round * 11) % 2000;
                     let seed = round * 100_000 + n;
                     let wrote = file.write_all_at(&pattern(seed, block * 4096, 4096), block * 4096);
@@ -146,12 +147,16 @@ fn what_was_synced_survives_the_kill_of_all_daemons() {
                 }
                 done
             });
-            std::thread::sleep(Duration::from_millis(700));
+            let end = Instant::now() + Duration::from_secs(60);
+            while written.load(Ordering::Relaxed) < 40 && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(20));
+            }
             cluster.kill_daemons();
             stop.store(true, Ordering::Relaxed);
             cluster.up();
             writer.join().expect("writer")
         });
+        assert!(written.load(Ordering::Relaxed) >= 40, "too few blocks were synced");
         drop(file);
         let mut doubtful = None;
         for (block, seed, sure) in new {
