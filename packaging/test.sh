@@ -18,6 +18,7 @@ need() { # need COMMAND PACKAGE...
 need fusermount3 fuse3
 need getfattr attr
 need getfacl acl
+need setcap libcap2-bin
 need rsync rsync
 need sqlite3 sqlite3
 need python3 python3

@@ -97,6 +97,38 @@ async fn open_files_are_told_again_after_a_reconnect_and_closed_ones_are_not() {
 }
 
 #[tokio::test]
+async fn a_creation_whose_answer_was_lost_is_named_until_it_is_answered() {
+    let cluster = Cluster::start(0, CHUNK).await;
+    let client = cluster.client().await;
+    cluster.master.faults.lose_replies.store(1, Ordering::SeqCst);
+    let file = client.create_open(&call(), ROOT, b"f", 0o644, 0, true, gfs_client::Access::Both).await.unwrap().file;
+    let hellos = || cluster.master.hellos.lock().clone();
+    let operation = cluster.master.applied.lock()[0].operation;
+    assert_eq!((hellos()[1].creating.as_slice(), hellos()[1].reclaim.as_slice()), (&[operation][..], &[][..]));
+    cluster.master.disconnect();
+    until("a third hello", || hellos().len() >= 3).await;
+    let open = v1::OpenFile { inode: file.inode().0, access: 3, count: 1, delegated: false };
+    assert_eq!((hellos()[2].creating.as_slice(), hellos()[2].reclaim.as_slice()), (&[][..], &[open][..]));
+}
+
+#[tokio::test]
+async fn times_of_writes_in_place_are_told_again_after_a_reconnect() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let client = cluster.client().await;
+    let file = client.create_open(&call(), ROOT, b"f", 0o644, 0, true, gfs_client::Access::Both).await.unwrap().file;
+    file.write(&call(), 0, "first".into(), false).await.unwrap();
+    assert_eq!(cluster.master.hellos.lock()[0].times, []);
+    for _ in 0..2 {
+        file.write(&call(), 0, "again".into(), false).await.unwrap();
+    }
+    assert_eq!(cluster.master.soft_times.load(Ordering::SeqCst), 2);
+    cluster.master.disconnect();
+    until("a second hello", || cluster.master.hellos.lock().len() >= 2).await;
+    let told = cluster.master.hellos.lock()[1].times.clone();
+    assert_eq!(told, [v1::ShownTimes { inode: file.inode().0, time_ns: 2, cleared_ns: 0 }]);
+}
+
+#[tokio::test]
 async fn a_lost_session_is_replaced_and_lost_locks_are_told_once() {
     let cluster = Cluster::start(2, CHUNK).await;
     let client = cluster.client().await;

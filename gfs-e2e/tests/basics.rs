@@ -145,6 +145,44 @@ fn an_unlinked_file_lives_until_its_last_close() {
 }
 
 #[test]
+fn any_change_of_the_content_or_the_owner_takes_file_capabilities() {
+    let mut cluster = Cluster::start(Options::default());
+    let second = cluster.mount_again();
+    let mount = cluster.mount();
+    shell(&mount, "seq 100000 > program && chmod 777 program && setfattr -n user.kept -v value program");
+    let other = second.join("program").display().to_string();
+    let write = "dd of=program bs=8 count=1 conv=notrunc status=none <<< overwritten";
+    let nobody = format!("setpriv --reuid 65534 --regid 65534 --clear-groups {write}");
+    let changes = [
+        write,
+        nobody.as_str(),
+        "echo more >> program",
+        "truncate -s 4096 program",
+        "truncate -s 4096 program",
+        "fallocate -l 1M program",
+        "fallocate -l 4096 program",
+        "fallocate -p -o 0 -l 4096 program",
+        "chown 1 program",
+        "chgrp 1 program",
+        // Within a write delegation: made here and not closed.
+        "exec 9> made && setcap cap_net_raw+ep made && echo x >&9 && test -z \"$(getcap made)\"",
+    ];
+    for change in changes {
+        // CAP_NET_RAW, permitted and effective, as setcap(8) writes it.
+        shell(&mount, "setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 program");
+        assert_ne!(shell(&second, &format!("getcap {other}")), "", "before {change}");
+        shell(&mount, change);
+        if change.contains("made") {
+            continue;
+        }
+        for path in ["program", other.as_str()] {
+            let left = shell(&mount, &format!("getfattr --absolute-names -m - {path}"));
+            assert!(!left.contains("security.capability") && left.contains("user.kept"), "after {change}: {left}");
+        }
+    }
+}
+
+#[test]
 fn a_directory_of_many_entries_lists_each_once_while_it_changes() {
     let cluster = Cluster::start(Options::default());
     let dir = cluster.mount().join("many");

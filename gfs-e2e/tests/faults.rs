@@ -102,6 +102,26 @@ fn a_stopped_chunk_server_fails_no_call() {
 }
 
 #[test]
+fn times_of_a_write_in_place_that_were_shown_survive_the_kill_of_all_daemons() {
+    let mut cluster = Cluster::start(Options::default());
+    let (mount, second) = (cluster.mount(), cluster.mount_again());
+    std::fs::write(mount.join("f"), [0; 4096]).unwrap();
+    // Looked at by the other mount, the file is not its maker's any more: each write tells the master of its time.
+    let mtime = |mount: &Path| std::fs::metadata(mount.join("f")).unwrap().modified().unwrap();
+    let mut before = mtime(&second);
+    let file = OpenOptions::new().write(true).open(mount.join("f")).unwrap();
+    for round in 0..3 {
+        file.write_all_at(b"x", round).unwrap();
+        let shown = mtime(&second);
+        assert!(shown > before, "round {round}");
+        cluster.kill_daemons();
+        cluster.up();
+        assert_eq!((mtime(&mount), mtime(&second)), (shown, shown), "round {round}");
+        before = shown;
+    }
+}
+
+#[test]
 fn what_was_synced_survives_the_kill_of_all_daemons() {
     let cluster = Cluster::start(Options::default());
     let mount = cluster.mount();
@@ -109,11 +129,12 @@ fn what_was_synced_survives_the_kill_of_all_daemons() {
     for round in 0..4u64 {
         let file =
             OpenOptions::new().create(true).read(true).write(true).truncate(false).open(mount.join("data")).unwrap();
-        let stop = AtomicBool::new(false);
+        let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
         let new = std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 let mut done = Vec::new();
                 for n in 0.. {
+                    written.store(n, Ordering::Relaxed);
                     let block = (n * 37 + round * 11) % 2000;
                     let seed = round * 100_000 + n;
                     let wrote = file.write_all_at(&pattern(seed, block * 4096, 4096), block * 4096);
@@ -126,12 +147,16 @@ fn what_was_synced_survives_the_kill_of_all_daemons() {
                 }
                 done
             });
-            std::thread::sleep(Duration::from_millis(700));
+            let end = Instant::now() + Duration::from_secs(60);
+            while written.load(Ordering::Relaxed) < 40 && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(20));
+            }
             cluster.kill_daemons();
             stop.store(true, Ordering::Relaxed);
             cluster.up();
             writer.join().expect("writer")
         });
+        assert!(written.load(Ordering::Relaxed) >= 40, "too few blocks were synced");
         drop(file);
         let mut doubtful = None;
         for (block, seed, sure) in new {

@@ -175,6 +175,13 @@ const POSIX: &str = "fcntl.lockf(f, fcntl.LOCK_EX, 10, 5)";
 // F_OFD_SETLKW is 38: a lock of the open file, not of the process.
 const OFD: &str = "fcntl.fcntl(f, 38, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 5, 10, 0))";
 
+/// Whether a process is in fcntl(2) or flock(2).
+fn is_locking(pid: u32) -> bool {
+    let calls: [&str; 2] = if cfg!(target_arch = "aarch64") { ["25", "32"] } else { ["72", "73"] };
+    let now = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    now.split_whitespace().next().is_some_and(|call| calls.contains(&call))
+}
+
 fn try_lock(path: &std::path::Path, call: &str) -> bool {
     let call = call.replace("LOCK_EX", "LOCK_EX | fcntl.LOCK_NB").replace("f, 38", "f, 37");
     let script = format!(
@@ -217,7 +224,9 @@ fn a_blocked_lock_is_granted_when_free_and_can_be_interrupted() {
         );
         let mut waiter = Command::new("python3").arg("-c").arg(&lock_then_touch).spawn().unwrap();
         let mut interrupted = Command::new("python3").arg("-c").arg(&lock_then_touch).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(500));
+        wait_until("both wait for the lock", Duration::from_secs(30), || {
+            [&waiter, &interrupted].into_iter().all(|child| is_locking(child.id()))
+        });
         assert!(!cluster.scratch().join("granted").exists());
         interrupted.kill().unwrap();
         wait_until("a killed waiter ends", Duration::from_secs(30), || interrupted.try_wait().unwrap().is_some());

@@ -4,12 +4,15 @@ mod common;
 
 use common::*;
 use gfs_core::ids::{InodeId, ROOT, SessionId};
+use gfs_core::meta::grants::Cached;
 use gfs_core::meta::request::{
     AttributeChanges, Lock, LockFamily, LockMode, LockOwner, LockRange, Query, Refusal, Request, SetTime, Timestamp,
+    XattrMode,
 };
+use gfs_master::server::Server;
+use gfs_proto::PROTOCOL;
 use gfs_proto::convert::refusal_from_code;
 use gfs_proto::v1::{self, client_message::Body as In, failure::Code, server_message::Body as Out};
-use std::time::Duration;
 
 fn lookup(name: &str) -> Query {
     Query::Lookup { parent: ROOT, name: name.as_bytes().to_vec() }
@@ -161,6 +164,126 @@ async fn times_of_a_write_are_shown_at_once_and_committed_with_a_barrier() {
     server.stop().await;
 }
 
+async fn write_in_place(client: &mut Client, inode: InodeId, clear_suid: bool) -> i64 {
+    let body = client.call(In::SoftTimes(v1::SoftTimes { inode: inode.0, clear_suid })).await;
+    let answer = reply(body);
+    assert_eq!(answer.refusal, 0);
+    answer.shown_ns
+}
+
+async fn stat(client: &mut Client, inode: InodeId) -> v1::Attributes {
+    client.query(Query::GetAttributes { inode }).await.attributes.unwrap()
+}
+
+async fn come_back(client: Client, server: &Server, times: Vec<v1::ShownTimes>) -> Client {
+    let (session, operation) = (client.session, client.operation);
+    drop(client);
+    let hello = v1::Hello { protocol: PROTOCOL, session, nonce: 999, times, ..Default::default() };
+    let mut back = Client::hello(server, hello).await.unwrap_or_else(|failure| panic!("{failure:?}"));
+    assert!(back.welcome.resumed);
+    back.operation = operation;
+    back
+}
+
+/// What was shown before a restart is shown after it; what was changed since stays as it was changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_of_a_write_outlive_a_restart_of_the_master_unless_something_later_is_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let mut client = Client::open(&server, 1).await;
+    let mut files = Vec::new();
+    for name in ["plain", "chmod", "touch", "write", "link"] {
+        files.push(InodeId(client.create(name).await.inode));
+    }
+    let [plain, chmod, touch, write, link] = files[..] else { panic!("five files") };
+    let change = |inode, changes| Request::SetAttributes { inode, changes };
+    let mode = |mode| AttributeChanges { mode: Some(mode), ..AttributeChanges::default() };
+    client.mutate(change(plain, mode(0o4755))).await;
+    let mut shown = Vec::new();
+    for inode in &files {
+        let time_ns = write_in_place(&mut client, *inode, true).await;
+        assert_eq!(stat(&mut client, *inode).await.mtime_ns, time_ns);
+        shown.push(v1::ShownTimes { inode: inode.0, time_ns, cleared_ns: time_ns });
+    }
+    client.mutate(change(chmod, mode(0o4700))).await;
+    let past = AttributeChanges { mtime: Some(SetTime::At(Timestamp(5))), ..AttributeChanges::default() };
+    client.mutate(change(touch, past)).await;
+    let commit = Request::CommitWrite {
+        inode: write,
+        attach: vec![],
+        used: vec![],
+        min_size: Some(9),
+        clear_suid: false,
+        space: None,
+    };
+    let written = client.mutate(commit).await.attributes.unwrap().mtime_ns;
+    assert_eq!(client.mutate(Request::Link { inode: link, parent: ROOT, name: b"second".to_vec() }).await.refusal, 0);
+    assert_eq!(server.leader.times.len(), 1, "every change commits the times that are shown first");
+    server.stop().await;
+
+    let server = start(dir.path()).await;
+    assert!(server.leader.machine.state().attributes(plain).unwrap().mtime.0 < shown[0].time_ns, "committed");
+    let mut client = come_back(client, &server, shown.clone()).await;
+    let times = [shown[0].time_ns, shown[1].time_ns, 5, written, shown[4].time_ns];
+    for (inode, mtime_ns) in files.iter().zip(times) {
+        assert_eq!(stat(&mut client, *inode).await.mtime_ns, mtime_ns, "{inode}");
+    }
+    assert_eq!(stat(&mut client, plain).await.mode, 0o755);
+    assert_eq!(stat(&mut client, chmod).await.mode, 0o4700, "set since");
+    assert_eq!(client.mutate(Request::Barrier { times: true }).await.refusal, 0);
+    let committed = server.leader.machine.state().attributes(plain).unwrap();
+    assert_eq!((committed.mtime.0, committed.mode), (shown[0].time_ns, 0o755));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asked_before_a_time_was_shown_again_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let (mut writer, other) = (Client::open(&server, 1).await, Client::open(&server, 2).await);
+    let inode = InodeId(writer.create("f").await.inode);
+    let time_ns = write_in_place(&mut writer, inode, false).await;
+    server.stop().await;
+    let server = start(dir.path()).await;
+    let mut other = other.resume(&server, Vec::new()).await;
+    // As an answer about an old file would have it: young ones are not shown before all have come back.
+    let cached = [(inode, Cached::Attributes)];
+    assert!(server.leader.gate.grant(SessionId(other.session), &cached) > 0);
+    // A client cannot make up a time to come.
+    let shown = v1::ShownTimes { inode: inode.0, time_ns: i64::MAX, cleared_ns: 0 };
+    let _writer = come_back(writer, &server, vec![shown]).await;
+    assert_eq!(other.invalidation(true).await.inodes, vec![inode.0]);
+    let seen = stat(&mut other, inode).await.mtime_ns;
+    assert!((time_ns..server.leader.now().0).contains(&seen), "{seen}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn file_capabilities_are_gone_when_a_write_in_place_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let (mut client, mut other) = (Client::open(&server, 1).await, Client::open(&server, 2).await);
+    let made = client.create("program").await;
+    let inode = InodeId(made.inode);
+    let name = b"security.capability".to_vec();
+    let in_place = In::SoftTimes(v1::SoftTimes { inode: inode.0, clear_suid: false });
+    client.call(in_place.clone()).await;
+    let set = Request::SetXattr { inode, name: name.clone(), value: b"v2".to_vec(), mode: XattrMode::Any };
+    assert_eq!(client.mutate(set).await.refusal, 0);
+    assert_eq!(&other.query(Query::GetXattr { inode, name: name.clone() }).await.value[..], b"v2");
+    let tag = client.send(in_place.clone()).await;
+    other.invalidation(true).await;
+    assert_eq!(reply(client.receive(tag).await).refusal, 0);
+    let asked = other.query(Query::GetXattr { inode, name }).await;
+    assert_eq!(refusal_from_code(asked.refusal), Some(Refusal::NoData));
+    let committed = server.leader.machine.state().attributes(inode).unwrap();
+    assert!(committed.mtime.0 > made.mtime_ns && !committed.has_xattrs, "{committed:?}");
+    assert!(server.leader.times.is_empty(), "times of before are covered");
+    client.call(in_place).await;
+    assert_eq!(server.leader.times.len(), 1, "a file without capabilities costs no commit");
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_file_outlives_its_name_until_the_last_close() {
     let dir = tempfile::tempdir().unwrap();
@@ -170,12 +293,19 @@ async fn an_open_file_outlives_its_name_until_the_last_close() {
     let open = v1::OpenFile { inode, access: 3, count: 1, delegated: false };
     assert!(matches!(client.call(In::Open(open)).await, Out::Open(answer) if answer.refusal == 0));
     client.mutate(Request::Unlink { parent: ROOT, name: b"gone".to_vec() }).await;
+    let other = Client::open(&server, 2).await;
     server.stop().await;
     // The state knows the session, so the orphan waits for what it says it holds.
     let server = start(dir.path()).await;
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    let mut other = other.resume(&server, Vec::new()).await;
+    let sentinel = InodeId(other.create("sentinel").await.inode);
+    other.mutate(Request::Unlink { parent: ROOT, name: b"sentinel".to_vec() }).await;
     let mut client = client.resume(&server, vec![open]).await;
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    until("an orphan that nobody holds is freed", async || {
+        let gone = server.leader.machine.state().attributes(sentinel).is_none();
+        gone.then_some(())
+    })
+    .await;
     let attributes = client.query(Query::GetAttributes { inode: InodeId(inode) }).await;
     assert_eq!(attributes.attributes.unwrap().links, 0);
     client.send(In::Close(v1::CloseFile { inode, access: 3, count: 1 })).await;

@@ -124,7 +124,8 @@ impl OpenFile {
             return Err(ClientError::NoSpace);
         }
         if end <= held(&attributes) {
-            return Ok(());
+            // Nothing is to be stored, but it is a change of the file like any other.
+            return self.soft_times(context, false).await;
         }
         let min_size = (!keep_size && end > attributes.size).then_some(end);
         let space = Some(v1::Space { from: offset, to: end, promised: true });

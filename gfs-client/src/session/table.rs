@@ -3,6 +3,7 @@
 //! This room decides, under one lock and without waiting; `driver` carries messages. A mutation keeps its operation number over every
 //! connection, so that a repeat is answered and not applied again.
 
+use super::shown::Shown;
 use super::window::ConfirmWindow;
 use crate::error::ClientError;
 use crate::grants::{Grants, Stamp};
@@ -68,6 +69,8 @@ struct Pending {
     ever_sent: bool,
     /// Nobody waits for the answer any more.
     abandoned: bool,
+    /// The master was told to hold what it makes.
+    promised: bool,
     answer: oneshot::Sender<Result<Arrival, ClientError>>,
     _permit: OwnedSemaphorePermit,
 }
@@ -100,6 +103,7 @@ pub(super) struct Table {
     /// Counts connections; names the present one in acknowledgements.
     pub(super) connection: u64,
     opens: BTreeMap<(u64, u32), u32>,
+    shown: Shown,
     /// The present session has ended on the master's side.
     expired: bool,
     handshaking: bool,
@@ -123,6 +127,7 @@ impl Table {
             out: None,
             connection: 0,
             opens: BTreeMap::new(),
+            shown: Shown::default(),
             expired: false,
             handshaking: false,
             late_closes: Vec::new(),
@@ -148,8 +153,16 @@ impl Table {
         let (answer, receiver) = oneshot::channel();
         self.next_tag += 1;
         let tag = self.next_tag;
-        let pending =
-            Pending { call, operation, stamp: None, ever_sent: false, abandoned: false, answer, _permit: permit };
+        let pending = Pending {
+            call,
+            operation,
+            stamp: None,
+            ever_sent: false,
+            abandoned: false,
+            promised: false,
+            answer,
+            _permit: permit,
+        };
         self.pending.insert(tag, pending);
         self.transmit(tag);
         Ok((tag, receiver))
@@ -228,6 +241,7 @@ impl Table {
             count: *count,
             delegated: delegated.remove(inode),
         };
+        let creating = if self.expired { Vec::new() } else { self.creating() };
         let mut reclaim: Vec<v1::OpenFile> = self.opens.iter().map(open).collect();
         // Held without being open: the close is on its way.
         reclaim.extend(delegated.into_iter().map(|inode| v1::OpenFile { inode, access: 0, count: 0, delegated: true }));
@@ -239,7 +253,21 @@ impl Table {
             cluster: cluster.to_vec().into(),
             reclaim,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            creating,
+            times: self.shown.recent(),
         }
+    }
+
+    /// Operations that may have made and opened a file by now, and whose answers are still waited for.
+    fn creating(&mut self) -> Vec<u64> {
+        let mut operations = Vec::new();
+        for pending in self.pending.values_mut() {
+            let kind = pending.call.request().and_then(|request| request.kind.as_ref());
+            let opens = matches!(kind, Some(Kind::Create(create)) if create.open);
+            pending.promised = opens && pending.ever_sent && !pending.abandoned;
+            operations.extend(pending.promised.then_some(pending.operation));
+        }
+        operations
     }
 
     /// The master welcomed us: everything that waits is sent again over this connection. Returns whether the old session,
@@ -261,7 +289,8 @@ impl Table {
         }
         let tags: Vec<u64> = self.pending.keys().copied().collect();
         for tag in tags {
-            if self.pending.get(&tag).is_some_and(|p| p.abandoned) {
+            // What the master holds for us has to be answered, and given back then.
+            if self.pending.get(&tag).is_some_and(|p| p.abandoned && !p.promised) {
                 self.forget(tag);
             } else {
                 self.transmit(tag);
@@ -326,6 +355,9 @@ impl Table {
         // An answer to a call that was given up, or the probe's.
         let Some(pending) = self.forget(tag) else { return Step::Continue };
         self.note_open(&pending.call, &said);
+        if let (Call::SoftTimes(times), Said::Reply(v1::Reply { shown_ns: shown @ 1.., .. })) = (&pending.call, &said) {
+            self.shown.note(times, *shown);
+        }
         let stamp = pending.stamp.unwrap_or_else(|| self.grants.stamp());
         let call = pending.call;
         if let Err(Ok((said, _))) = pending.answer.send(Ok((said, stamp))) {

@@ -358,8 +358,8 @@ impl Master {
                 let touched = Touched { inodes: vec![InodeId(times.inode)], entries: Vec::new() };
                 self.gate(session, &touched).await;
                 self.grants.lock().unblock(&touched);
-                self.soft_times.fetch_add(1, Ordering::SeqCst);
-                Said::Reply(v1::Reply::default())
+                let shown_ns = i64::from(self.soft_times.fetch_add(1, Ordering::SeqCst)) + 1;
+                Said::Reply(v1::Reply { shown_ns, ..Default::default() })
             }
             Ask::Statfs(_) => {
                 Said::Statfs(v1::StatFs { total: 1 << 40, free: 1 << 39, inodes: 1, inodes_free: 1, replicas: 2 })

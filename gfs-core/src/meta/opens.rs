@@ -1,9 +1,14 @@
 //! Which sessions hold which files open: soft state of the leader, told again after a reconnect.
 //!
-//! This room owns the counts. It decides nothing: the leader asks it before it reaps an orphan.
+//! This room owns the counts, and which creations are to hold open what they make. It decides nothing: the leader asks it before it
+//! reaps an orphan. What a creation makes is known to the state at the moment of its being made; until the leader has told this
+//! table, [`OpenTable::unmade`] says whom to ask the state for.
 
-use crate::ids::{InodeId, SessionId};
+use crate::ids::{InodeId, OperationId, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Most creations of a session that are remembered: as many as answers are kept for it.
+const MAX_MAKING: usize = super::sessions::MAX_REPLIES as usize;
 
 /// What a file is open for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,12 +68,23 @@ pub struct OpenTable {
     holders: BTreeSet<(InodeId, SessionId)>,
     files: BTreeMap<SessionId, usize>,
     limit: usize,
+    /// Creations that open what they make and are not confirmed: whether that is counted.
+    making: BTreeMap<OperationId, bool>,
+    /// The connection over which a session last said what it holds.
+    connections: BTreeMap<SessionId, u64>,
 }
 
 impl OpenTable {
     /// An empty table in which a session may hold at most `limit` different files open.
     pub fn new(limit: usize) -> Self {
-        Self { open: BTreeMap::new(), holders: BTreeSet::new(), files: BTreeMap::new(), limit }
+        Self {
+            open: BTreeMap::new(),
+            holders: BTreeSet::new(),
+            files: BTreeMap::new(),
+            limit,
+            making: BTreeMap::new(),
+            connections: BTreeMap::new(),
+        }
     }
 
     /// Adds `count` opens.
@@ -110,8 +126,76 @@ impl OpenTable {
         !self.is_open(inode)
     }
 
-    /// Forgets all that a session holds; answers the files that nobody holds open now.
+    /// A session is about to say over a new connection what it holds: only that counts from now on. Answers the files that nobody
+    /// holds open meanwhile.
+    pub fn begin(&mut self, session: SessionId, connection: u64) -> Vec<InodeId> {
+        let freed = self.drop_session(session);
+        self.connections.insert(session, connection);
+        freed
+    }
+
+    /// An operation came over a connection that is to hold open what it makes, be it the first time or a repeat. One that comes late
+    /// over an old connection is not to: the session has said since what it still waits for.
+    pub fn expect(&mut self, id: OperationId, connection: u64) {
+        if self.connections.get(&id.session) != Some(&connection) {
+            return;
+        }
+        self.making.entry(id).or_insert(false);
+        if self.making_of(id.session).count() > MAX_MAKING {
+            // The state has forgotten its answer too.
+            let oldest = self.making_of(id.session).next();
+            if let Some(oldest) = oldest {
+                self.making.remove(&oldest);
+            }
+        }
+    }
+
+    /// An operation has made, or found, a file, which is held open for reading and writing from now on: once, however often this is
+    /// said, and not at all when its session does not wait for it any more. False then.
+    ///
+    /// # Errors
+    /// When the session holds `limit` other files open; then it is not waited for any more.
+    pub fn made(&mut self, id: OperationId, inode: InodeId) -> Result<bool, TooManyOpen> {
+        let Some(counted) = self.making.get_mut(&id) else { return Ok(false) };
+        if std::mem::replace(counted, true) {
+            return Ok(true);
+        }
+        let opened = self.open(id.session, inode, OpenAccess::Both, 1);
+        if opened.is_err() {
+            self.making.remove(&id);
+        }
+        opened.map(|()| true)
+    }
+
+    /// An operation has made nothing and will not.
+    pub fn refused(&mut self, id: OperationId) {
+        if self.making.get(&id) == Some(&false) {
+            self.making.remove(&id);
+        }
+    }
+
+    /// A session has the answers to its operations up to this one, and does not repeat them.
+    pub fn confirmed(&mut self, session: SessionId, operation: u64) {
+        let done: Vec<OperationId> = self.making_of(session).take_while(|id| id.operation <= operation).collect();
+        for id in done {
+            self.making.remove(&id);
+        }
+    }
+
+    /// Operations that may have made a file which is not counted yet.
+    pub fn unmade(&self) -> impl Iterator<Item = OperationId> {
+        self.making.iter().filter(|(_, counted)| !**counted).map(|(id, _)| *id)
+    }
+
+    fn making_of(&self, session: SessionId) -> impl Iterator<Item = OperationId> {
+        let range = OperationId { session, operation: 0 }..=OperationId { session, operation: u64::MAX };
+        self.making.range(range).map(|(id, _)| *id)
+    }
+
+    /// Forgets all that a session holds or is about to; answers the files that nobody holds open now.
     pub fn drop_session(&mut self, session: SessionId) -> Vec<InodeId> {
+        self.confirmed(session, u64::MAX);
+        self.connections.remove(&session);
         let inodes: Vec<InodeId> = self.files_of(session).map(|(inode, _)| inode).collect();
         for inode in &inodes {
             self.forget(session, *inode);
@@ -191,6 +275,62 @@ mod tests {
         assert_eq!(table.drop_session(A), vec![FILE]);
         assert!(table.is_open(InodeId(11)));
         assert_eq!(table.files_of(A).count(), 0);
+    }
+
+    fn operation(session: SessionId, operation: u64) -> OperationId {
+        OperationId { session, operation }
+    }
+
+    fn both(table: &OpenTable, session: SessionId) -> u32 {
+        table.files_of(session).map(|(_, counts)| counts.both).sum()
+    }
+
+    #[test]
+    fn what_an_operation_makes_is_counted_once_however_often_it_is_answered() {
+        let mut table = OpenTable::new(10);
+        let (first, second) = (operation(A, 1), operation(A, 2));
+        table.begin(A, 7);
+        table.expect(first, 7);
+        table.expect(second, 7);
+        assert_eq!(table.unmade().collect::<Vec<_>>(), vec![first, second]);
+        assert_eq!((table.made(first, FILE), table.made(first, FILE)), (Ok(true), Ok(true)));
+        table.expect(first, 7);
+        assert_eq!(table.made(first, FILE), Ok(true), "repeated");
+        table.refused(first);
+        table.refused(second);
+        assert_eq!((both(&table, A), table.unmade().count()), (1, 0));
+        table.close(A, FILE, OpenAccess::Both, 1);
+        table.confirmed(A, 1);
+        assert_eq!((table.made(first, FILE), both(&table, A)), (Ok(false), 0), "answered late to somebody who is gone");
+    }
+
+    #[test]
+    fn what_a_session_does_not_wait_for_any_more_is_not_held() {
+        let mut table = OpenTable::new(10);
+        let (given_up, wanted) = (operation(A, 1), operation(A, 2));
+        table.begin(A, 7);
+        table.expect(given_up, 7);
+        table.expect(wanted, 7);
+        assert_eq!(table.made(wanted, FILE), Ok(true));
+        assert_eq!(table.begin(A, 8), vec![FILE], "its answer may be lost");
+        table.expect(wanted, 8);
+        table.expect(given_up, 7);
+        assert_eq!(table.made(given_up, InodeId(11)), Ok(false));
+        assert_eq!((table.made(wanted, FILE), both(&table, A)), (Ok(true), 1));
+        assert_eq!(table.drop_session(A), vec![FILE]);
+        table.expect(wanted, 8);
+        assert_eq!(table.made(wanted, FILE), Ok(false), "its session has ended");
+    }
+
+    #[test]
+    fn creations_that_are_never_confirmed_are_bounded() {
+        let mut table = OpenTable::new(1);
+        table.begin(A, 1);
+        (0..=MAX_MAKING as u64).for_each(|number| table.expect(operation(A, number), 1));
+        assert_eq!((table.unmade().count(), table.unmade().next()), (MAX_MAKING, Some(operation(A, 1))));
+        table.made(operation(A, 5), FILE).unwrap();
+        assert!(table.made(operation(A, 6), InodeId(11)).is_err());
+        assert_eq!(table.made(operation(A, 6), InodeId(11)), Ok(false));
     }
 
     #[test]

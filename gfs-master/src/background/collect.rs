@@ -4,7 +4,7 @@
 //! server deletes only what a committed tombstone names.
 
 use crate::leader::Leader;
-use gfs_core::ids::{ChunkHandle, InodeId, ServerId};
+use gfs_core::ids::{ChunkHandle, ServerId};
 use gfs_core::meta::command::Command;
 use gfs_proto::v1;
 use std::collections::BTreeMap;
@@ -41,24 +41,13 @@ impl Collector {
         if !leader.sessions.all_reclaimed() {
             return;
         }
-        let inodes: Vec<InodeId> = {
-            let state = leader.machine.state();
-            let mut opens = leader.opens.lock();
-            let free = |inode: &InodeId| !opens.table.is_open(*inode);
-            let inodes: Vec<InodeId> = state.orphans().filter(free).take(ORPHANS).collect();
-            opens.reaping.extend(&inodes);
-            inodes
-        };
+        let inodes = leader.begin_reaping(ORPHANS);
         if inodes.is_empty() {
             return;
         }
         let more = inodes.len() == ORPHANS;
         let reaped = leader.consensus.propose(Command::ReapOrphans { inodes: inodes.clone() }).await;
-        let mut opens = leader.opens.lock();
-        for inode in &inodes {
-            opens.reaping.remove(inode);
-        }
-        drop(opens);
+        leader.reaped(&inodes);
         match reaped {
             Ok(_) if more => leader.work.notify_one(),
             Ok(_) => (),

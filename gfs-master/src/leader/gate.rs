@@ -67,11 +67,16 @@ impl Gate {
         if touched.is_empty() {
             return None;
         }
-        self.table.lock().block(&touched);
-        let held = Held { gate: self.clone(), touched };
         if self.clock.now_ms() < self.unknown_until_ms {
             tokio::time::sleep_until(self.clock.instant(self.unknown_until_ms)).await;
         }
+        Some(self.withdraw(sessions, touched, by).await)
+    }
+
+    /// As `clear`, of what this process has granted.
+    pub async fn withdraw(self: &Arc<Self>, sessions: &SoftSessions, touched: Touched, by: SessionId) -> Held {
+        self.table.lock().block(&touched);
+        let held = Held { gate: self.clone(), touched };
         let conflicts = self.table.lock().conflicts(&held.touched, by, self.clock.now_ms());
         let asked: Vec<_> = conflicts.into_iter().map(|conflict| self.ask(sessions, conflict)).collect();
         for (id, conflict, answer) in asked {
@@ -86,7 +91,7 @@ impl Gate {
                 }
             }
         }
-        Some(held)
+        held
     }
 
     fn ask(&self, sessions: &SoftSessions, conflict: Conflict) -> (u64, Conflict, oneshot::Receiver<()>) {

@@ -5,12 +5,14 @@
 
 pub mod allocate;
 pub mod clock;
+pub mod commit_times;
 pub mod complaints;
 pub mod delegations;
 pub mod gate;
 pub mod locate;
 pub mod lock_queue;
 pub mod mutate;
+pub mod opens;
 pub mod query;
 pub mod reconfigure;
 pub mod servers;
@@ -26,27 +28,25 @@ use crate::random;
 use clock::Clock;
 use delegations::Delegations;
 use gate::Gate;
-use gfs_core::ids::{ChunkHandle, ClusterId, InodeId, OperationId, SessionId};
+use gfs_core::ids::{ChunkHandle, ClusterId, OperationId, SessionId};
 use gfs_core::meta::command::{Command, CommandReply};
 use gfs_core::meta::grants::GrantOptions;
-use gfs_core::meta::opens::OpenTable;
 use gfs_core::meta::request::{
-    AttributeChanges, ClientCommand, Configuration, Credentials, Refusal, Reply, Request, ServerAddress, Timestamp,
+    ClientCommand, Configuration, Credentials, Refusal, Reply, Request, ServerAddress, Timestamp,
 };
 use lock_queue::LockQueues;
+use opens::Opens;
 use parking_lot::Mutex;
 use servers::{LeaseTimes, SoftServers};
 use sessions::SoftSessions;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use times::{Flush, Times};
+use times::Times;
 use tokio::sync::{Notify, watch};
 
 /// How the leader's own session calls itself.
 const OWN_SESSION: &str = "(master)";
-/// Commits of times under way at a time; well below the replies that the state keeps for a session.
-const COMMITS_AT_A_TIME: usize = 256;
 
 /// Times and bounds of the leader.
 #[derive(Clone, Copy, Debug)]
@@ -80,14 +80,6 @@ pub enum ServeError {
     /// The answer of the state does not fit the command: a mistake in this program.
     #[error("unexpected answer to a command")]
     Unexpected,
-}
-
-/// Files held open, and orphans whose end is being committed: those cannot be opened any more.
-pub struct Opens {
-    /// Who holds what.
-    pub table: OpenTable,
-    /// Orphans that go now.
-    pub reaping: BTreeSet<InodeId>,
 }
 
 /// The session in which the leader itself commits.
@@ -167,7 +159,7 @@ impl Leader {
             servers,
             tails: tails::Tails::default(),
             complaints: complaints::Complaints::default(),
-            opens: Mutex::new(Opens { table: OpenTable::new(options.open_files), reaping: BTreeSet::new() }),
+            opens: Mutex::new(Opens::new(options.open_files)),
             urgent: Mutex::new(BTreeSet::new()),
             changed: Notify::new(),
             work: Notify::new(),
@@ -291,45 +283,6 @@ impl Leader {
             self.consensus.propose(Command::EndSession { session }).await?;
         }
         Ok(())
-    }
-
-    /// Commits uncommitted times: those older than `age`, of one session or of all.
-    pub async fn flush_times(self: &Arc<Self>, age: Duration, session: Option<SessionId>) {
-        let mut commits = tokio::task::JoinSet::new();
-        for flush in self.times.take(age, session) {
-            if commits.len() >= COMMITS_AT_A_TIME {
-                commits.join_next().await;
-            }
-            let leader = self.clone();
-            commits.spawn(async move {
-                let gone = leader.commit_times(flush).await;
-                leader.times.flushed(flush, gone);
-            });
-        }
-        while commits.join_next().await.is_some() {}
-    }
-
-    async fn commit_times(&self, flush: Flush) -> bool {
-        let mut changes: AttributeChanges = flush.changes();
-        if let gfs_core::meta::request::Answer::Attributes(now) = self.peek(flush.inode) {
-            if now.mtime >= flush.time && !flush.clear_suid {
-                return true;
-            }
-            changes.ctime = Some(flush.time.max(now.ctime));
-        }
-        match self.propose_own(Request::SetAttributes { inode: flush.inode, changes }).await {
-            // A refusal is final too: the file is gone.
-            Ok(_) => true,
-            Err(error) => {
-                tracing::debug!(%error, inode = %flush.inode, "times are committed later");
-                false
-            }
-        }
-    }
-
-    fn peek(&self, inode: InodeId) -> gfs_core::meta::request::Answer {
-        let query = gfs_core::meta::request::Query::GetAttributes { inode };
-        self.machine.state().query(&Credentials::default(), &query)
     }
 
     /// Addresses of all servers that configurations name.

@@ -143,6 +143,9 @@ impl Leader {
         let held = self.gate.clear(&self.sessions, touched, session).await;
         // Nothing of it is delegated anew while it is held.
         self.recall(&inodes, session).await?;
+        if !sets_mtime(&command.request) {
+            self.settle_times(&inodes).await;
+        }
         let hold = self.hold_times(&mut command.request).await;
         let received = self.now();
         let proposal = Command::Client(command.clone());

@@ -30,6 +30,16 @@ struct Soft {
     covered: Timestamp,
 }
 
+impl Soft {
+    fn take(&mut self, inode: InodeId) -> Option<Flush> {
+        if self.holds != 0 || self.flushing {
+            return None;
+        }
+        self.flushing = true;
+        Some(Flush { inode, time: self.time, clear_suid: self.clear_suid })
+    }
+}
+
 #[derive(Default)]
 struct Inner {
     soft: BTreeMap<InodeId, Soft>,
@@ -181,13 +191,14 @@ impl Times {
         let mut inner = self.inner.lock();
         let due = inner.soft.iter_mut().filter(|(_, soft)| {
             let asked = session.is_none_or(|session| session == soft.session);
-            asked && soft.holds == 0 && !soft.flushing && soft.since.elapsed() >= age
+            asked && soft.since.elapsed() >= age
         });
-        due.map(|(inode, soft)| {
-            soft.flushing = true;
-            Flush { inode: *inode, time: soft.time, clear_suid: soft.clear_suid }
-        })
-        .collect()
+        due.filter_map(|(inode, soft)| soft.take(*inode)).collect()
+    }
+
+    /// Those of one inode, if they can be committed now.
+    pub fn take_one(&self, inode: InodeId) -> Option<Flush> {
+        self.inner.lock().soft.get_mut(&inode)?.take(inode)
     }
 
     /// A commit ended; `gone` when it need not be tried again. Newer times stay.

@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod cluster;
+mod greeting;
 pub mod session;
 
 use crate::consensus::ConsensusError;

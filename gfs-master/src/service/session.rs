@@ -3,15 +3,14 @@
 //! This room owns a connection: its first words, how many calls are under way, which call a cancellation means. What the
 //! calls do is the leader's. Cancellations, acknowledgements and signs of life are never stuck behind calls.
 
+use super::greeting::greet;
 use super::{Answers, failure};
 use crate::leader::mutate::{Answered, Waits};
 use crate::leader::sessions::{Connection, Outgoing};
 use crate::leader::{Leader, ServeError};
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, ServerId, SessionId};
-use gfs_core::meta::grants::Touched;
 use gfs_core::meta::opens::OpenAccess;
-use gfs_core::meta::request::{Answer, Configuration, Credentials, Query, Refusal, Reply, Request};
-use gfs_proto::PROTOCOL;
+use gfs_core::meta::request::{Answer, ClientCommand, Configuration, Credentials, Query, Refusal, Reply, Request};
 use gfs_proto::convert::{self, ConvertError, answer_to_wire, refusal_code, reply_to_wire, servers_to_wire};
 use gfs_proto::v1::{self, client_message, failure::Code, server_message::Body};
 use parking_lot::Mutex;
@@ -32,8 +31,6 @@ const ANSWERS: usize = 1024;
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
 /// A client that does not read its answers for so long is cut off.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
-/// Longest description that is kept.
-const MAX_DESCRIPTION: usize = 200;
 /// Longest listing of one answer.
 const MAX_ENTRIES: u32 = 4096;
 /// Most chunks of one layout answer.
@@ -70,6 +67,8 @@ impl v1::metadata_server::Metadata for MetadataService {
 struct Stream {
     leader: Arc<Leader>,
     session: SessionId,
+    /// The number of this connection.
+    connection: u64,
     outgoing: Outgoing,
     calls: Arc<Semaphore>,
     waits: Arc<Semaphore>,
@@ -99,6 +98,7 @@ async fn serve(
     let stream = Arc::new(Stream {
         leader: leader.clone(),
         session,
+        connection: number,
         outgoing,
         calls: Arc::new(Semaphore::new(CALLS)),
         waits: Arc::new(Semaphore::new(LOCK_WAITS)),
@@ -109,79 +109,6 @@ async fn serve(
     // What is under way is finished and answered if the client still reads.
     let calls = stream.calls.clone();
     let _ = tokio::time::timeout(SEND_LIMIT, calls.acquire_many(CALLS as u32)).await;
-}
-
-/// Opens or resumes the session and says welcome.
-async fn greet(
-    leader: &Arc<Leader>,
-    hello: &v1::Hello,
-    outgoing: &Outgoing,
-    tag: u64,
-) -> Result<(SessionId, Connection), v1::Failure> {
-    if hello.protocol != PROTOCOL {
-        let text = format!("this master speaks protocol {PROTOCOL}, the client {}", hello.protocol);
-        return Err(failing(Code::Protocol, &text));
-    }
-    let cluster = leader.cluster();
-    if !hello.cluster.is_empty() && hello.cluster[..] != cluster.0.to_be_bytes() {
-        return Err(failing(Code::WrongCluster, &format!("this master serves cluster {cluster}")));
-    }
-    if !leader.consensus.is_leader() {
-        return Err(failing(Code::NotLeader, "not the leader"));
-    }
-    let description: String = hello.description.chars().take(MAX_DESCRIPTION).collect();
-    let known = |session| hello.session != 0 && leader.machine.state().sessions().get(session).is_some();
-    let mut session = SessionId(hello.session);
-    let mut resumed = known(session);
-    let mut connection = if resumed { leader.sessions.connect(session, &description, outgoing.clone()) } else { None };
-    if connection.is_none() {
-        resumed = false;
-        // The nonce finds the session again whose Welcome was lost, but not one that has ended since.
-        session = leader.open_session(hello.nonce, &description).await.map_err(|error| failure(&error))?;
-        connection = leader.sessions.connect(session, &description, outgoing.clone());
-    }
-    let Some(connection) = connection else {
-        return Err(failing(Code::SessionExpired, "the session has ended: open a new one with another nonce"));
-    };
-    reclaim(leader, session, hello)?;
-    leader.sessions.reclaimed(session);
-    let welcome = v1::ServerMessage { tag, body: Some(Body::Welcome(welcome(leader, session, resumed))) };
-    let sent = outgoing.send(Ok(welcome)).await;
-    sent.map_err(|_| failing(Code::Stopping, "the client went away"))?;
-    Ok((session, connection))
-}
-
-/// What the session says it holds replaces what was known.
-fn reclaim(leader: &Leader, session: SessionId, hello: &v1::Hello) -> Result<(), v1::Failure> {
-    let mut opens = leader.opens.lock();
-    let opens = &mut opens.table;
-    opens.drop_session(session);
-    let delegated: Vec<InodeId> =
-        hello.reclaim.iter().filter(|file| file.delegated).map(|file| InodeId(file.inode)).collect();
-    leader.delegations.reclaim(session, &delegated, !leader.sessions.has_reclaimed(session));
-    for file in hello.reclaim.iter().filter(|file| file.access != 0) {
-        let access =
-            access(file.access).ok_or_else(|| failing(Code::Malformed, "an open file has an unknown access"))?;
-        if let Err(error) = opens.open(session, InodeId(file.inode), access, file.count.max(1)) {
-            return Err(failing(Code::Overloaded, &error.to_string()));
-        }
-    }
-    Ok(())
-}
-
-fn welcome(leader: &Leader, session: SessionId, resumed: bool) -> v1::Welcome {
-    let state = leader.machine.state();
-    v1::Welcome {
-        session: session.0,
-        cluster: state.cluster().0.to_be_bytes().to_vec().into(),
-        generation: state.generation().0.into(),
-        lease_ms: leader.options.session_lease.as_millis() as u32,
-        chunk_size: state.chunk_size(),
-        replicas: state.default_replicas().into(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        incarnation: leader.incarnation,
-        resumed,
-    }
 }
 
 async fn read(
@@ -224,7 +151,7 @@ async fn read(
     }
 }
 
-fn failing(code: Code, message: &str) -> v1::Failure {
+pub(super) fn failing(code: Code, message: &str) -> v1::Failure {
     v1::Failure { code: code.into(), message: message.into(), hint: String::new() }
 }
 
@@ -240,7 +167,7 @@ fn refused(refusal: Refusal) -> Body {
     Body::Reply(reply_to_wire(&Reply::Refused(refusal)))
 }
 
-fn access(wire: u32) -> Option<OpenAccess> {
+pub(super) fn access(wire: u32) -> Option<OpenAccess> {
     match wire {
         1 => Some(OpenAccess::Read),
         2 => Some(OpenAccess::Write),
@@ -328,22 +255,34 @@ impl Stream {
             Ok(command) => command,
             Err(error) => return malformed(&error),
         };
-        match self.leader.mutate(command, Waits::No).await {
-            Ok(answered) => {
-                let mut delegated = false;
-                match (asked, &answered.reply) {
-                    (SoftPart::Open { delegate }, Reply::Entry { attributes, created }) => {
-                        if let Err(refusal) = self.hold_open(attributes.inode, OpenAccess::Both, 1) {
-                            return refused(refusal);
-                        }
-                        delegated = delegate && *created && self.leader.delegate(self.session, attributes);
-                    }
-                    (SoftPart::Flush(files), _) => self.given_back(&files),
-                    _ => (),
+        let id = command.id;
+        self.note(&command, &asked);
+        let answered = match self.leader.mutate(command, Waits::No).await {
+            Ok(answered) => answered,
+            // Asked again it is still waited for.
+            Err(error) => return Body::Failure(failure(&error)),
+        };
+        let mut delegated = false;
+        match (asked, &answered.reply) {
+            (SoftPart::Open { delegate }, Reply::Entry { attributes, created }) => {
+                if let Err(refusal) = self.leader.hold_made(id, attributes.inode) {
+                    return refused(refusal);
                 }
-                self.reply(&answered, delegated)
+                delegated = delegate && *created && self.leader.delegate(self.session, attributes);
             }
-            Err(error) => Body::Failure(failure(&error)),
+            (SoftPart::Open { .. }, _) => self.leader.opens.lock().table.refused(id),
+            (SoftPart::Flush(files), _) => self.given_back(&files),
+            _ => (),
+        }
+        self.reply(&answered, delegated)
+    }
+
+    /// What is remembered of a mutation before anything can come of it.
+    fn note(&self, command: &ClientCommand, asked: &SoftPart) {
+        let mut opens = self.leader.opens.lock();
+        opens.table.confirmed(self.session, command.confirmed.min(command.id.operation.saturating_sub(1)));
+        if matches!(asked, SoftPart::Open { .. }) {
+            opens.table.expect(command.id, self.connection);
         }
     }
 
@@ -354,7 +293,7 @@ impl Stream {
                 self.leader.delegations.end(self.session, file.inode);
             }
             if file.closes {
-                self.let_go(file.inode, OpenAccess::Both, 1);
+                self.leader.let_go(self.session, file.inode, OpenAccess::Both, 1);
             }
         }
     }
@@ -451,7 +390,7 @@ impl Stream {
             return self.answer(tag, fail(Code::Malformed, "an open with an unknown access"));
         };
         let (inode, count) = (InodeId(file.inode), file.count.max(1));
-        if let Err(refusal) = self.hold_open(inode, access, count) {
+        if let Err(refusal) = self.leader.hold_open(self.session, inode, access, count) {
             return self.answer(tag, Body::Open(refused_open(refusal)));
         }
         let query = Query::Layout { inode, first: 0, count: OPEN_LAYOUT };
@@ -462,7 +401,7 @@ impl Stream {
         self.call(tag, async move |stream: Arc<Self>| match stream.settled(&Credentials::default(), &query).await {
             Ok(answered) => stream.opened(inode, access, count, answered),
             Err(error) => {
-                stream.let_go(inode, access, count);
+                stream.leader.let_go(stream.session, inode, access, count);
                 Body::Failure(failure(&error))
             }
         });
@@ -482,48 +421,24 @@ impl Stream {
             Answer::Refused(refusal) => refusal,
             _ => Refusal::Invalid,
         };
-        self.let_go(inode, access, count);
+        self.leader.let_go(self.session, inode, access, count);
         Body::Open(refused_open(refusal))
-    }
-
-    fn hold_open(&self, inode: InodeId, access: OpenAccess, count: u32) -> Result<(), Refusal> {
-        let mut opens = self.leader.opens.lock();
-        if opens.reaping.contains(&inode) {
-            return Err(Refusal::NotFound);
-        }
-        opens.table.open(self.session, inode, access, count).map_err(|error| {
-            tracing::info!(%error, "an open is refused");
-            Refusal::NoLocks
-        })
-    }
-
-    fn let_go(&self, inode: InodeId, access: OpenAccess, count: u32) {
-        if self.leader.opens.lock().table.close(self.session, inode, access, count) {
-            self.leader.work.notify_one();
-        }
     }
 
     fn close(&self, file: &v1::CloseFile) {
         if let Some(access) = access(file.access) {
-            self.let_go(InodeId(file.inode), access, file.count.max(1));
+            self.leader.let_go(self.session, InodeId(file.inode), access, file.count.max(1));
         }
     }
 
-    /// Others drop the attributes that they cache before the new times are shown to anybody.
     async fn soft_times(&self, times: &v1::SoftTimes) -> Body {
-        let inode = InodeId(times.inode);
-        let exists = self.leader.machine.state().query(&Credentials::default(), &Query::GetAttributes { inode });
-        if let Answer::Refused(refusal) = exists {
-            return refused(refusal);
+        match self.leader.written_in_place(self.session, InodeId(times.inode), times.clear_suid).await {
+            Ok((reply, shown)) => {
+                let shown_ns = shown.map_or(0, |shown| shown.0);
+                Body::Reply(v1::Reply { shown_ns, ..reply_to_wire(&reply) })
+            }
+            Err(error) => Body::Failure(failure(&error)),
         }
-        let touched = Touched { inodes: vec![inode], entries: Vec::new() };
-        let held = self.leader.gate.clear(&self.leader.sessions, touched, self.session).await;
-        if let Err(error) = self.leader.recall(&[inode], self.session).await {
-            return Body::Failure(failure(&error));
-        }
-        self.leader.times.touch(inode, self.session, self.leader.now(), times.clear_suid);
-        drop(held);
-        Body::Reply(reply_to_wire(&Reply::Done))
     }
 
     async fn locate(&self, ask: &v1::LocateRequest) -> Body {

@@ -38,7 +38,7 @@ pub mod client_message {
         /// no answer; sent every third of the lease
         #[prost(message, tag = "10")]
         KeepAlive(super::KeepAlive),
-        /// answered with an empty Reply (Done)
+        /// answered with Reply (Done, shown_ns)
         #[prost(message, tag = "11")]
         SoftTimes(super::SoftTimes),
         /// answered with StatFs
@@ -109,6 +109,12 @@ pub struct Hello {
     pub reclaim: ::prost::alloc::vec::Vec<OpenFile>,
     #[prost(string, tag = "7")]
     pub version: ::prost::alloc::string::String,
+    /// of writes in place, answered lately: the master that answered may have died before it committed them
+    #[prost(message, repeated, tag = "9")]
+    pub times: ::prost::alloc::vec::Vec<ShownTimes>,
+    /// of a session that is resumed: operations with `Create.open` that are not answered and still waited for
+    #[prost(uint64, repeated, tag = "8")]
+    pub creating: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Welcome {
@@ -322,7 +328,7 @@ pub struct Create {
     /// with `open`: ask for a write delegation (soft state too)
     #[prost(bool, tag = "8")]
     pub delegate: bool,
-    /// hold the file open in the same step (soft state at the leader, not in the log)
+    /// hold the file open in the same step, once however often it is asked (soft state at the leader, not in the log)
     #[prost(bool, tag = "7")]
     pub open: bool,
 }
@@ -566,6 +572,9 @@ pub struct Reply {
     /// of a Create: the session has a write delegation
     #[prost(bool, tag = "11")]
     pub delegated: bool,
+    /// of SoftTimes: the time that is shown and not committed; 0: there is none
+    #[prost(sfixed64, tag = "12")]
+    pub shown_ns: i64,
     /// of the directories whose names changed, as they are now, under the same grant
     #[prost(message, repeated, tag = "8")]
     pub parents: ::prost::alloc::vec::Vec<Attributes>,
@@ -780,13 +789,24 @@ pub struct CancelWait {
     pub tag: u64,
 }
 /// mtime and ctime of a write that changed nothing else: visible at once, committed with the next
-/// CommitWrite, SetAttributes or Barrier of the session, or within a second.
+/// CommitWrite, SetAttributes or Barrier of the session, or within a second. Any other change of the inode commits them first.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SoftTimes {
     #[prost(uint64, tag = "1")]
     pub inode: u64,
     #[prost(bool, tag = "2")]
     pub clear_suid: bool,
+}
+/// What was shown so (Reply.shown_ns). It is shown again unless a later change of the inode is committed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShownTimes {
+    #[prost(uint64, tag = "1")]
+    pub inode: u64,
+    #[prost(sfixed64, tag = "2")]
+    pub time_ns: i64,
+    /// of the last write that cleared set-id bits; 0: none did
+    #[prost(sfixed64, tag = "3")]
+    pub cleared_ns: i64,
 }
 /// The master asks a session to drop what it cached. For each inode: its attributes, xattrs, layout and size;
 /// for each (parent, name): that entry or absence.

@@ -7,7 +7,7 @@ use super::{Namespace, SIZE_MAX};
 use crate::ids::InodeId;
 use crate::meta::request::{AttributeChanges, Attributes, Credentials, FileType, Refusal, SetTime, Space, Timestamp};
 
-/// The attribute that holds file capabilities: lost with the set-id bits.
+/// The attribute that holds file capabilities: lost when the content or the owner changes, whoever changes it.
 const CAPABILITY: &[u8] = b"security.capability";
 
 impl Namespace {
@@ -71,7 +71,7 @@ impl Namespace {
         let before = self.load(inode)?;
         let mut record = before.clone();
         record.mode = new_mode(who, &before, changes);
-        if kills_privileges(who, &before, changes) {
+        if changes.size.is_some() || kills_set_id(who, &before, changes) {
             self.drop_capability(inode, &mut record);
         }
         record.uid = changes.uid.unwrap_or(record.uid);
@@ -111,17 +111,27 @@ impl Namespace {
     }
 
     fn drop_capability(&mut self, id: InodeId, inode: &mut Inode) {
-        if inode.flags == 0 {
-            return;
-        }
-        if let Some((cookie, _)) = self.xattrs.find(id.0, CAPABILITY) {
+        if let Some(cookie) = self.capability(id, inode) {
             self.xattrs.table.remove((id.0, cookie));
             self.refresh_flags(id, inode);
         }
     }
 
-    /// A write took effect: the size becomes at least `min_size`, mtime and ctime are `now`, and with
-    /// `clear_suid` set-id bits go. `IsDirectory` or `Invalid` when it is not a regular file.
+    /// Where the file capabilities of an inode are. Costs nothing when it has no attributes at all.
+    fn capability(&self, id: InodeId, inode: &Inode) -> Option<u64> {
+        if inode.flags == 0 {
+            return None;
+        }
+        self.xattrs.find(id.0, CAPABILITY).map(|(cookie, _)| cookie)
+    }
+
+    /// Whether a write to an inode takes file capabilities from it.
+    pub fn has_capability(&self, inode: InodeId) -> bool {
+        self.load(inode).is_ok_and(|record| self.capability(inode, &record).is_some())
+    }
+
+    /// A write took effect: the size becomes at least `min_size`, mtime and ctime are `now`, file capabilities go, and with
+    /// `clear_suid` set-id bits too. `IsDirectory` or `Invalid` when it is not a regular file.
     pub fn commit_write(
         &mut self,
         inode: InodeId,
@@ -137,8 +147,8 @@ impl Namespace {
         self.resize(&mut record, size);
         if clear_suid {
             record.clear_set_id();
-            self.drop_capability(inode, &mut record);
         }
+        self.drop_capability(inode, &mut record);
         (record.mtime, record.ctime) = (now, now);
         self.store(inode, &record);
         Ok(record.attributes(inode))
@@ -205,9 +215,9 @@ fn check_owner(who: &Credentials, inode: &Inode, changes: &AttributeChanges) -> 
     if uid && gid { Ok(()) } else { Err(Refusal::NotPermitted) }
 }
 
-/// Whether set-id bits and capabilities go: at a change of owner or group whoever asks, at a truncation by an
-/// unprivileged user, and when the client says so. Directories keep theirs.
-fn kills_privileges(who: &Credentials, inode: &Inode, changes: &AttributeChanges) -> bool {
+/// Whether set-id bits go: at a change of owner or group whoever asks, at a truncation by an unprivileged user, and when
+/// the client says so. Directories keep theirs. File capabilities go with them, and at any truncation.
+fn kills_set_id(who: &Credentials, inode: &Inode, changes: &AttributeChanges) -> bool {
     let chown = changes.uid.is_some() || changes.gid.is_some();
     let truncation = changes.size.is_some() && !privileged(who);
     !inode.is_directory() && (chown || truncation || changes.clear_suid)
@@ -219,7 +229,7 @@ fn new_mode(who: &Credentials, inode: &Inode, changes: &AttributeChanges) -> u16
         let keeps = keeps_set_gid(who, changes.gid.unwrap_or(inode.gid));
         return if keeps { mode } else { mode & !SET_GID };
     }
-    if !kills_privileges(who, inode, changes) {
+    if !kills_set_id(who, inode, changes) {
         return inode.mode;
     }
     let group = inode.mode & GROUP_EXECUTE != 0 || !keeps_set_gid(who, inode.gid);

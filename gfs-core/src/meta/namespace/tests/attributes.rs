@@ -60,6 +60,34 @@ fn a_change_of_owner_takes_set_id_bits_and_capabilities_of_files_only() {
 }
 
 #[test]
+fn whatever_changes_the_content_takes_file_capabilities_whoever_does_it() {
+    let mut world = World::new();
+    let file = world.owned(ROOT, "f", &NodeKind::File, 0o4755, 5, 5);
+    let size = |size| AttributeChanges { size: Some(size), ..changes() };
+    for step in 0..4 {
+        world.set_xattr(&kernel(), file, "security.capability", b"cap").expect("set");
+        world.set_xattr(&kernel(), file, "user.kept", b"value").expect("set");
+        assert!(world.space.has_capability(file));
+        match step {
+            0 => drop(world.change(&kernel(), file, size(10)).expect("grown")),
+            1 => drop(world.change(&user(0, 0), file, size(10)).expect("cut where it ends")),
+            2 => drop(world.space.commit_write(file, Some(20), false, Timestamp(90)).expect("extended")),
+            _ => drop(world.space.commit_write(file, None, false, Timestamp(91)).expect("written in place")),
+        }
+        assert!(!world.space.has_capability(file), "step {step}");
+        assert_eq!(world.space.get_xattr(&kernel(), file, b"user.kept"), Ok(b"value".to_vec()));
+    }
+    assert_eq!(world.stat(file).mode, 0o4755, "set-id bits are another matter");
+    world.set_xattr(&kernel(), file, "security.capability", b"cap").expect("set");
+    world.chmod(&kernel(), file, 0o700).expect("changed");
+    let times = AttributeChanges { mtime: Some(SetTime::Now), ..changes() };
+    world.change(&kernel(), file, times).expect("changed");
+    assert!(world.space.has_capability(file), "no content was changed");
+    assert!(!world.space.has_capability(ROOT) && !world.space.has_capability(InodeId(88)));
+    world.consistent();
+}
+
+#[test]
 fn times_are_set_to_the_clock_by_writers_and_to_a_value_by_owners() {
     let mut world = World::new();
     let file = world.owned(ROOT, "f", &NodeKind::File, 0o666, 5, 5);
