@@ -29,6 +29,10 @@ pub struct ChunkdConfig {
     pub boot_id: String,
     /// Replicas that this server fills at a time.
     pub parallel_fills: usize,
+    /// Megabytes a second that scrubbing reads to find damage; 0 turns it off.
+    pub scrub_mb_per_s: u64,
+    /// Seconds from the start of one scrub of everything to that of the next.
+    pub scrub_period_s: u64,
     /// What to log.
     pub log_level: String,
     /// Directory of daily log files.
@@ -48,6 +52,8 @@ impl Default for ChunkdConfig {
             reserve_bytes: 0,
             boot_id: String::new(),
             parallel_fills: 4,
+            scrub_mb_per_s: 20,
+            scrub_period_s: 14 * 24 * 3600,
             log_level: "info".into(),
             log_dir: None,
         }

@@ -1,6 +1,6 @@
 //! Builds a chunk server and runs it: disks, registration, heartbeats, data port, HTTP port.
 
-use crate::background::tick;
+use crate::background::{scrub, tick};
 use crate::config::ChunkdConfig;
 use crate::control::heartbeat::{Heartbeats, Notice};
 use crate::control::lease::Moment;
@@ -18,6 +18,7 @@ use gfs_proto::{PROTOCOL, v1};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -75,6 +76,7 @@ pub struct Server {
     notices: mpsc::Receiver<Notice>,
     health: Health,
     metrics: Metrics,
+    pace: scrub::Pace,
     stop: watch::Sender<bool>,
 }
 
@@ -136,7 +138,25 @@ impl Server {
         };
         let (health, metrics) = (Health::new(), Metrics::new());
         watch_driver(&metrics, &driver);
-        Ok(Self { address, http, driver, listener, http_listener, cluster, heartbeats, notices, health, metrics, stop })
+        let pace = scrub::Pace {
+            bytes_per_second: config.scrub_mb_per_s.saturating_mul(1_000_000),
+            period: Duration::from_secs(config.scrub_period_s),
+            dir: config.dirs().into_iter().next().unwrap_or_default(),
+        };
+        Ok(Self {
+            address,
+            http,
+            driver,
+            listener,
+            http_listener,
+            cluster,
+            heartbeats,
+            notices,
+            health,
+            metrics,
+            pace,
+            stop,
+        })
     }
 
     /// The replicas, for tests that look inside.
@@ -149,13 +169,16 @@ impl Server {
     /// # Errors
     /// A thread that can't be started, or a disk that can't be flushed.
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<(), ServerError> {
-        let Self { driver, listener, http_listener, cluster, heartbeats, notices, health, metrics, stop, .. } = self;
+        let Self { driver, listener, http_listener, cluster, heartbeats, notices, health, metrics, pace, stop, .. } =
+            self;
         let stopping = stop.subscribe();
         let heartbeat =
             heartbeats.spawn().map_err(|source| ServerError::Io { operation: "starting a thread", source })?;
         let mut tasks = JoinSet::new();
         let handler = Arc::new(DataService::new(driver.clone()));
         tasks.spawn(gfs_net::serve(listener, cluster, handler, ServeLimits::default(), stopping.clone()));
+        let counts = watch_scrub(&metrics);
+        tasks.spawn(scrub::run(driver.clone(), pace, counts, stopping.clone()));
         tasks.spawn(serve_http(http_listener, health.clone(), metrics, stopping.clone()));
         tasks.spawn(take_notices(driver.clone(), notices));
         tasks.spawn(driver.reports.clone().run(driver.clone(), stopping.clone()));
@@ -208,6 +231,19 @@ fn watch_driver(metrics: &Metrics, driver: &Arc<Driver>) {
     let leased = driver.clone();
     let has_lease = move || f64::from(u8::from(leased.shared.lease.term().is_some()));
     metrics.gauge_fn("gfs_chunkd_lease", "1 while the membership lease is held", &[], has_lease);
+}
+
+fn watch_scrub(metrics: &Metrics) -> Arc<scrub::Counts> {
+    let counts = Arc::new(scrub::Counts::default());
+    let read = |of: fn(&scrub::Counts) -> &AtomicU64| {
+        let counts = counts.clone();
+        move || of(&counts).load(Ordering::Relaxed) as f64
+    };
+    metrics.gauge_fn("gfs_chunkd_scrubbed_bytes", "Bytes verified by scrubbing", &[], read(|counts| &counts.bytes));
+    let damaged = read(|counts| &counts.damaged);
+    metrics.gauge_fn("gfs_chunkd_scrub_damaged", "Replicas that scrubbing found damaged", &[], damaged);
+    metrics.gauge_fn("gfs_chunkd_scrub_passes", "Scrubs of everything that ended", &[], read(|counts| &counts.passes));
+    counts
 }
 
 /// Registers for the first time: waits for a master, gives up when one refuses.

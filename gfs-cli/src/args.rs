@@ -65,6 +65,10 @@ pub enum Command {
     Find(find::Args),
     /// Where the chunks of a file are
     Chunks(chunks::Args),
+    /// SHA-256 of files, computed where they are
+    Sha256(sha256::Args),
+    /// Check the cluster: metadata, copies, with --deep every byte
+    Fsck(fsck::Args),
     /// How many copies of a file are kept
     SetReplicas(set_replicas::Args),
     /// Change what the master logs, while it runs
@@ -99,6 +103,8 @@ impl Command {
             Self::Du(_) => "du",
             Self::Find(_) => "find",
             Self::Chunks(_) => "chunks",
+            Self::Sha256(_) => "sha256",
+            Self::Fsck(_) => "fsck",
             Self::SetReplicas(_) => "set-replicas",
             Self::LogLevel(_) => "log-level",
             Self::Completions(_) => "completions",
@@ -298,6 +304,8 @@ mod tests {
             "gfs ls -lh /",
             "gfs find / -name *.rs -type f",
             "gfs chunks /a",
+            "gfs sha256 /a /b",
+            "gfs fsck --deep --json",
             "gfs set-replicas 2 /a",
             "gfs log-level info,gfs_master=debug",
             "gfs completions bash",

@@ -1,9 +1,15 @@
 //! What operators ask the master: thin calls of the `Admin` service.
 
 use crate::client::Client;
+use crate::data::Piece;
 use crate::error::ClientError;
 use crate::limit::CallContext;
+use bytes::Bytes;
+use gfs_core::ids::{InodeId, ServerId};
+use gfs_core::meta::request::ChunkLocation;
 use gfs_net::control;
+use gfs_proto::convert::servers_from_wire;
+use gfs_proto::v1::data_reply::Status as DataStatus;
 use gfs_proto::v1::{self, admin_client::AdminClient};
 use std::future::Future;
 use std::time::Duration;
@@ -24,6 +30,31 @@ pub enum AdminError {
     /// It could not be asked.
     #[error(transparent)]
     Client(#[from] ClientError),
+}
+
+/// A page of the chunk table.
+#[derive(Clone, Debug)]
+pub struct ChunkPage {
+    /// Each chunk with the file that it is part of.
+    pub chunks: Vec<(InodeId, ChunkLocation)>,
+    /// Where to go on.
+    pub next: Option<u64>,
+}
+
+/// What a member says of its copy of a chunk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Copy {
+    /// It was read whole: the hash, and the place in the chunk's history up to which it goes.
+    Whole {
+        /// State of the hash over all of the chunk.
+        digest: Bytes,
+        /// What was committed.
+        sequence: u64,
+    },
+    /// It could not be read, and why. The server has reported that, and is given a new copy.
+    Damaged(String),
+    /// The chunk is being written or reconfigured: to be asked again.
+    Moved,
 }
 
 /// Operators' calls of one cluster.
@@ -64,6 +95,56 @@ impl Admin<'_> {
     pub async fn remove_server(&self, context: &CallContext, server: u32) -> Result<(), AdminError> {
         let request = v1::RemoveServerRequest { server };
         self.call(context, async |mut admin: AdminClient<Channel>| admin.remove_server(request).await).await.map(drop)
+    }
+
+    /// Has the master check its tables, and tell which chunks are in danger.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn check(&self, context: &CallContext) -> Result<v1::CheckAnswer, AdminError> {
+        self.call(context, async |mut admin: AdminClient<Channel>| admin.check(v1::CheckRequest {}).await).await
+    }
+
+    /// A page of the chunk table from a handle on: each attached chunk with its file, and the handle to go on with, if any.
+    ///
+    /// # Errors
+    /// `Unavailable`; `Client(Malformed)`.
+    pub async fn list_chunks(&self, context: &CallContext, from: u64, limit: u32) -> Result<ChunkPage, AdminError> {
+        let request = v1::ListChunksRequest { from, limit };
+        let answer =
+            self.call(context, async |mut admin: AdminClient<Channel>| admin.list_chunks(request).await).await?;
+        let servers = servers_from_wire(answer.servers).map_err(ClientError::from)?;
+        self.client.inner.locations.learn_servers(servers);
+        let chunk = |placed: v1::PlacedChunk| {
+            let chunk = placed.chunk.ok_or_else(|| ClientError::malformed("a page of chunks"))?;
+            Ok((InodeId(placed.inode), ChunkLocation::try_from(chunk)?))
+        };
+        let chunks = answer.chunks.into_iter().map(chunk).collect::<Result<Vec<_>, ClientError>>()?;
+        Ok(ChunkPage { chunks, next: (answer.next > 0).then_some(answer.next) })
+    }
+
+    /// Has one member of a chunk hash what it holds of it.
+    ///
+    /// # Errors
+    /// `Io` when it cannot be asked.
+    pub async fn digest(
+        &self,
+        context: &CallContext,
+        (inode, chunk): (InodeId, &ChunkLocation),
+        server: ServerId,
+    ) -> Result<Copy, ClientError> {
+        let piece = Piece::new(inode, chunk.handle);
+        let asked = (server, chunk.configuration.epoch);
+        let length = self.client.inner.chunk_size;
+        let reply = self.client.inner.data.digest_at(piece, asked, length, &context.limit).await?;
+        Ok(match reply.status() {
+            DataStatus::Ok => Copy::Whole { digest: reply.digest, sequence: reply.sequence },
+            DataStatus::Corrupt => Copy::Damaged(reply.message),
+            DataStatus::IoError | DataStatus::NoChunk => {
+                Copy::Damaged(format!("{:?} {}", reply.status(), reply.message))
+            }
+            _ => Copy::Moved,
+        })
     }
 
     /// Changes what the master logs.

@@ -27,6 +27,8 @@ const HEDGE: Duration = Duration::from_millis(120);
 /// Limits of one attempt, first and longest; doubled each time.
 const READ_TRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
 const WRITE_TRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
+/// Limit of hashing a whole chunk.
+const DIGEST_TRY: Duration = Duration::from_secs(30);
 /// Pauses between attempts, first and longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 /// How far a member is told to read ahead, at least, in bytes.
@@ -227,6 +229,39 @@ impl DataPath {
         });
         let bytes: [u8; 8] = answer.await?.as_ref().try_into().unwrap_or([0xff; 8]);
         Ok(u64::from_be_bytes(bytes))
+    }
+
+    /// Has a member go on with a SHA-256 over a part of a chunk; answers where the hash stands then.
+    pub(crate) async fn digest(
+        &self,
+        piece: Piece,
+        offset: u64,
+        length: u64,
+        state: Bytes,
+        limit: &CallLimit,
+    ) -> Result<Bytes, DataFailure> {
+        let op = Op::Digest(v1::Digest { offset, length, state });
+        self.ask_members(piece, offset, op, limit, |reply, _| Ok(reply.digest.clone())).await
+    }
+
+    /// Has one certain member hash the first `length` bytes of a chunk, once: the hash's state, and what was committed.
+    pub(crate) async fn digest_at(
+        &self,
+        piece: Piece,
+        (server, epoch): (ServerId, Epoch),
+        length: u64,
+        limit: &CallLimit,
+    ) -> Result<DataReply, ClientError> {
+        let deadline = limit.within_limit(DIGEST_TRY);
+        let peer = self.locations.peer(server);
+        let peer = peer.ok_or(ClientError::Io { handle: piece.handle, reason: "its address is not known".into() })?;
+        let op = Op::Digest(v1::Digest { offset: 0, length, state: Bytes::new() });
+        let request = self.request(piece, epoch.0, deadline, op);
+        let called = self.pool.call(&peer.address, piece.handle.0, request, Bytes::new(), deadline);
+        match limit.run("digest", called).await? {
+            Ok((reply, _)) => Ok(reply),
+            Err(error) => Err(ClientError::Io { handle: piece.handle, reason: error.to_string().into() }),
+        }
     }
 
     async fn ask_members(

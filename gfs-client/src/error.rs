@@ -58,6 +58,12 @@ pub enum ClientError {
     /// A path that is no path, or has too many symbolic links in it.
     #[error("too many levels of symbolic links")]
     TooManyLinks,
+    /// The file is written all the time: what was asked for has no one answer.
+    #[error("the file is being written")]
+    Changing {
+        /// Which.
+        inode: InodeId,
+    },
     /// The client was closed.
     #[error("the client is closed")]
     Closed,

@@ -57,6 +57,7 @@ impl From<ClientError> for Errno {
             ClientError::Malformed(_) => Self(libc::EBADMSG),
             ClientError::TooManyLinks => Self(libc::ELOOP),
             // Only after the mount has begun to end.
+            ClientError::Changing { .. } => Self(libc::EBUSY),
             ClientError::Closed => Self(libc::ENOTCONN),
         }
     }
@@ -112,6 +113,7 @@ mod tests {
             (ClientError::Version("2".into()), libc::EPROTO),
             (ClientError::Malformed("x".into()), libc::EBADMSG),
             (ClientError::TooManyLinks, libc::ELOOP),
+            (ClientError::Changing { inode: Default::default() }, libc::EBUSY),
             (ClientError::Closed, libc::ENOTCONN),
         ];
         for (error, errno) in table {

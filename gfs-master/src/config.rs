@@ -46,7 +46,7 @@ pub struct MasterConfig {
     pub open_files: usize,
     /// A checkpoint is made after so many bytes of log.
     pub checkpoint_bytes: u64,
-    /// A checkpoint is made after so many log entries.
+    /// A checkpoint is made after so many log entries, or a quarter of the number of files when that is more.
     pub checkpoint_entries: u64,
 }
 
@@ -69,7 +69,7 @@ impl Default for MasterConfig {
             replace_after_ms: 30_000,
             open_files: 1 << 20,
             checkpoint_bytes: 64 << 20,
-            checkpoint_entries: 1_000_000,
+            checkpoint_entries: 50_000,
         }
     }
 }

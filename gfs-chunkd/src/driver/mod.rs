@@ -3,6 +3,7 @@
 //! `gfs_core::replica` decides. This room finds a replica by its handle, feeds it what happens in order, and performs its
 //! actions with the store and the connections to other servers. It never decides what is committed or who is a member.
 
+mod digest;
 mod jobs;
 mod peers;
 mod perform;

@@ -93,7 +93,10 @@ impl Driver {
     ) -> Result<(), Status> {
         let (payload, crc) = state.payload.clone();
         let data: &[u8] = if write.kind == WriteKind::Data { &payload } else { &[] };
-        match self.store.prepare(slot.handle, write, data) {
+        let leads = state.replica.role() == Role::Primary;
+        let orders = leads && write.kind == WriteKind::Data;
+        let room = if orders { self.store.admit(slot.handle, data.len() as u64) } else { Ok(()) };
+        match room.and_then(|()| self.store.prepare(slot.handle, write, data)) {
             Ok(()) => {
                 if confirmed > 0
                     && let Err(error) = self.store.confirm_operations(slot.handle, write.operation.session, confirmed)
@@ -101,7 +104,7 @@ impl Driver {
                     // Harmless: the table is trimmed by a later write.
                     tracing::debug!(%error, handle = %slot.handle, "operations were not confirmed");
                 }
-                if state.replica.role() == Role::Primary && write.kind == WriteKind::Data {
+                if orders {
                     state.payloads.insert(write.sequence(), (payload, crc));
                 }
                 Ok(())
@@ -110,7 +113,7 @@ impl Driver {
                 let status = wire::store_status(&error);
                 // A full disk at the primary refuses the write and harms nothing; a member has to leave.
                 let full = status == Status::NoSpace;
-                if full && state.replica.role() != Role::Primary {
+                if full && !leads {
                     self.shared.report_problem(slot.handle, ProblemKind::Unserved, "no space on the disk");
                 } else if !full {
                     self.report_broken(slot, &error);

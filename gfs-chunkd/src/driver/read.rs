@@ -1,7 +1,7 @@
 //! Reads: local where the local bytes are the latest, after a question to the primary where they may not be.
 
 use super::slot::{Job, Slot};
-use super::{Driver, wire};
+use super::{Driver, digest, wire};
 use crate::store::{BLOCK, StoreError};
 use bytes::Bytes;
 use gfs_core::ids::{Epoch, ServerId};
@@ -15,7 +15,7 @@ use std::time::Duration;
 const QUERY: Duration = Duration::from_millis(800);
 
 /// What a read asks for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum ReadKind {
     /// Bytes.
     Bytes {
@@ -38,6 +38,15 @@ pub enum ReadKind {
         /// How many.
         count: u32,
     },
+    /// A SHA-256 over bytes, without moving them.
+    Digest {
+        /// First.
+        offset: u64,
+        /// How many.
+        length: u64,
+        /// Where the hash stands; empty for a new one.
+        state: Bytes,
+    },
 }
 
 type Answer = Result<(v1::DataReply, Bytes), StoreError>;
@@ -45,7 +54,7 @@ type Answer = Result<(v1::DataReply, Bytes), StoreError>;
 impl Driver {
     /// Answers a read. What may wait is spawned.
     pub fn read(self: &Arc<Self>, slot: &Arc<Slot>, epoch: Epoch, kind: ReadKind, responder: Responder) {
-        let (offset, length) = self.range(kind);
+        let (offset, length) = self.range(&kind);
         // The lock is held long only while a write is stored; a reader on a task's thread does not wait for that.
         let Some(state) = slot.state.try_lock() else {
             let (driver, slot) = (self.clone(), slot.clone());
@@ -73,11 +82,12 @@ impl Driver {
         });
     }
 
-    fn range(&self, kind: ReadKind) -> (u64, u64) {
-        match kind {
+    fn range(&self, kind: &ReadKind) -> (u64, u64) {
+        match *kind {
             ReadKind::Bytes { offset, length } => (offset, length.into()),
             ReadKind::Seek { offset, .. } => (offset, self.chunk_size()),
             ReadKind::Blocks { first, count } => (u64::from(first) * BLOCK, u64::from(count) * BLOCK),
+            ReadKind::Digest { offset, length, .. } => (offset, length),
         }
     }
 
@@ -154,7 +164,7 @@ impl Driver {
         blocking: bool,
     ) {
         if !blocking {
-            match self.read_cached(slot, kind) {
+            match self.read_cached(slot, &kind) {
                 Some(answer) => return self.answer_read(slot, epoch, answer, responder),
                 None => {
                     let (driver, slot) = (self.clone(), slot.clone());
@@ -175,19 +185,22 @@ impl Driver {
                     (v1::DataReply { blocks, ..wire::reply(Status::Ok) }, data)
                 })
             }
+            ReadKind::Digest { offset, length, state } => {
+                digest::run(&self.store, slot.handle, offset, length, &state).map(|reply| (reply, Bytes::new()))
+            }
         };
         self.answer_read(slot, epoch, answer, responder);
     }
 
     /// The answer if it can be had without waiting for a disk.
-    fn read_cached(&self, slot: &Slot, kind: ReadKind) -> Option<Answer> {
-        match kind {
+    fn read_cached(&self, slot: &Slot, kind: &ReadKind) -> Option<Answer> {
+        match *kind {
             ReadKind::Bytes { offset, length } => self
                 .store
                 .read_cached(slot.handle, offset, length.into())
                 .transpose()
                 .map(|found| found.map(bytes_reply)),
-            ReadKind::Seek { .. } | ReadKind::Blocks { .. } => None,
+            ReadKind::Seek { .. } | ReadKind::Blocks { .. } | ReadKind::Digest { .. } => None,
         }
     }
 

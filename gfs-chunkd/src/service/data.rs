@@ -54,9 +54,14 @@ enum Kind {
 
 fn kind(request: &v1::DataRequest) -> Option<Kind> {
     match request.op.as_ref()? {
-        Op::Read(_) | Op::Write(_) | Op::Append(_) | Op::Zero(_) | Op::Sync(_) | Op::Seek(_) | Op::FetchBlocks(_) => {
-            Some(Kind::Client)
-        }
+        Op::Read(_)
+        | Op::Write(_)
+        | Op::Append(_)
+        | Op::Zero(_)
+        | Op::Sync(_)
+        | Op::Seek(_)
+        | Op::Digest(_)
+        | Op::FetchBlocks(_) => Some(Kind::Client),
         Op::Prepare(_)
         | Op::Committed(_)
         | Op::Flush(_)
@@ -233,6 +238,9 @@ fn wrong_form(driver: &Driver, incoming: &Incoming) -> Option<(data_reply::Statu
         Op::Write(v1::Write { crc, .. }) | Op::Append(v1::Append { crc, .. }) if !wire::is_whole(payload, *crc) => {
             Some((BadCrc, "the payload was damaged on the way"))
         }
+        Op::Digest(digest) if !fits(digest.offset, digest.length) => {
+            Some((Malformed, "the range does not fit the chunk"))
+        }
         Op::Zero(zero) if !fits(zero.offset, zero.length) => Some((Malformed, "the range does not fit the chunk")),
         Op::Read(read) if read.length as usize > MAX_PAYLOAD => Some((Malformed, "a read of too many bytes")),
         Op::FetchBlocks(fetch) if u64::from(fetch.count) * BLOCK > MAX_PAYLOAD as u64 => {
@@ -255,6 +263,10 @@ fn admit(driver: &Arc<Driver>, slot: &Arc<Slot>, incoming: Incoming) {
         }
         Some(Op::Seek(seek)) => {
             let kind = ReadKind::Seek { offset: seek.offset, hole: seek.hole };
+            return driver.read(slot, epoch, kind, responder);
+        }
+        Some(Op::Digest(digest)) => {
+            let kind = ReadKind::Digest { offset: digest.offset, length: digest.length, state: digest.state };
             return driver.read(slot, epoch, kind, responder);
         }
         Some(Op::FetchBlocks(fetch)) => {

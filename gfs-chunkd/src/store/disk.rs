@@ -212,6 +212,21 @@ impl Disk {
         Ok(())
     }
 
+    /// Whether bytes that nobody else has yet may come here. This ends well before `take_space` does, so that a server refuses what it
+    /// would order itself while it still follows others: a member that is full would have to leave its chunks.
+    pub fn admit(&self, bytes: u64) -> Result<(), StoreError> {
+        let left = u64::try_from(self.budget.load(Ordering::Acquire)).unwrap_or(0);
+        // A budget is at most an eighth of what is free.
+        if left / 2 >= bytes && left >= self.reserve {
+            return Ok(());
+        }
+        let (_, free) = self.space()?;
+        if free < bytes.saturating_add(self.reserve / 2) {
+            return Err(StoreError::NoSpace { path: self.path.clone() });
+        }
+        Ok(())
+    }
+
     /// Total bytes of the file system, and free ones less the reserve.
     pub fn space(&self) -> Result<(u64, u64), StoreError> {
         let stat = rustix::fs::fstatvfs(&self.dir).map_err(|e| StoreError::io("statvfs", &self.path, e))?;

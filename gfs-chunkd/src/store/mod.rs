@@ -23,6 +23,7 @@ mod prepare;
 mod read;
 mod record;
 mod recover;
+mod scrub;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -89,6 +90,12 @@ impl Store {
             }
             Ok(())
         })
+    }
+
+    /// Whether there is room for bytes that this server would be the first to take. A full disk answers `NoSpace` here while it still
+    /// takes what others have ordered.
+    pub fn admit(&self, handle: ChunkHandle, bytes: u64) -> Result<(), StoreError> {
+        self.with(handle, |chunk| chunk.disk.admit(bytes))
     }
 
     /// Stores a write; no reader sees it. `data` is empty for `Zero` and `Truncate`, else `write.length` bytes, at most
@@ -185,6 +192,12 @@ impl Store {
         count: u32,
     ) -> Result<(Vec<BlockInfo>, Bytes), StoreError> {
         self.with(handle, |chunk| chunk.fetch_blocks(first, count))
+    }
+
+    /// Verifies committed blocks as they lie on the disk, past the page cache. Answers how many bytes were read. A replica that is
+    /// being written is left for another time.
+    pub fn scrub(&self, handle: ChunkHandle, first: u32, count: u32) -> Result<u64, StoreError> {
+        self.with(handle, |chunk| chunk.scrub(first, count))
     }
 
     /// Begins to fill the replica from another: all prepared writes are forgotten, committed and prepared become

@@ -9,6 +9,7 @@ pub mod df;
 pub mod down;
 pub mod du;
 pub mod find;
+pub mod fsck;
 pub mod get;
 pub mod ln;
 pub mod log_level;
@@ -20,6 +21,7 @@ pub mod put;
 pub mod rm;
 pub mod servers;
 pub mod set_replicas;
+pub mod sha256;
 pub mod stat;
 pub mod status;
 pub mod tree;
@@ -59,6 +61,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Du(args) => remotely(cluster, async |remote| du::run(&args, remote).await),
         Command::Find(args) => remotely(cluster, async |remote| find::run(&args, remote).await),
         Command::Chunks(args) => remotely(cluster, async |remote| chunks::run(&args, remote).await),
+        Command::Sha256(args) => remotely(cluster, async |remote| sha256::run(&args, remote).await),
+        Command::Fsck(args) => return remotely(cluster, async |remote| fsck::run(&args, remote).await),
         Command::SetReplicas(args) => remotely(cluster, async |remote| set_replicas::run(&args, remote).await),
         Command::LogLevel(args) => remotely(cluster, async |remote| log_level::run(&args, remote).await),
     }?;
@@ -70,7 +74,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 /// Connects, runs, and ends the session also when the command failed.
-fn remotely(cluster: Option<&str>, command: impl AsyncFnOnce(&Remote) -> Result<()>) -> Result<()> {
+fn remotely<T>(cluster: Option<&str>, command: impl AsyncFnOnce(&Remote) -> Result<T>) -> Result<T> {
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         let remote = Remote::connect(cluster).await?;

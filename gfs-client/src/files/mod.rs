@@ -5,6 +5,7 @@
 
 mod append;
 mod crossing;
+mod digest;
 mod doubt;
 mod read;
 mod space;

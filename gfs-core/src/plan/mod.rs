@@ -5,6 +5,7 @@
 //! for.
 
 pub mod configure;
+pub mod danger;
 pub mod rebalance;
 pub mod recruit;
 pub mod succession;

@@ -3,7 +3,7 @@
 //! This room owns the translation of their calls. Walks over all of the state run on a frozen copy, in a thread of their
 //! own.
 
-use super::status;
+use super::{check, status};
 use crate::leader::Leader;
 use crate::leader::servers::{Liveness, ServerNow};
 use gfs_core::ids::{ChunkHandle, ServerId};
@@ -75,6 +75,21 @@ impl v1::admin_server::Admin for AdminService {
             memory,
             bytes: counts.namespace.logical_bytes,
         }))
+    }
+
+    async fn check(&self, _request: Request<v1::CheckRequest>) -> Result<Response<v1::CheckAnswer>, Status> {
+        let leader = self.0.clone();
+        let frozen = leader.machine.state().clone();
+        let work = tokio::task::spawn_blocking(move || check::check(&leader, &frozen));
+        work.await.map(Response::new).map_err(|error| Status::internal(error.to_string()))
+    }
+
+    async fn list_chunks(
+        &self,
+        request: Request<v1::ListChunksRequest>,
+    ) -> Result<Response<v1::ListChunksAnswer>, Status> {
+        let v1::ListChunksRequest { from, limit } = request.into_inner();
+        Ok(Response::new(check::list(&self.0.machine.state(), from, limit)))
     }
 
     async fn set_intent(&self, request: Request<v1::SetIntentRequest>) -> Result<Response<v1::Empty>, Status> {

@@ -3,6 +3,7 @@
 //! This room owns the translation and the bounds of what one peer may ask at a time. It decides nothing.
 
 pub mod admin;
+mod check;
 pub mod cluster;
 mod greeting;
 pub mod session;

@@ -1515,6 +1515,72 @@ pub struct SetLogLevelRequest {
     #[prost(string, tag = "1")]
     pub level: ::prost::alloc::string::String,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CheckAnswer {
+    #[prost(uint64, tag = "1")]
+    pub inodes: u64,
+    #[prost(uint64, tag = "2")]
+    pub chunks: u64,
+    /// tables of the master that contradict each other, at most 100
+    #[prost(string, repeated, tag = "3")]
+    pub inconsistencies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "4")]
+    pub below_goal: u64,
+    #[prost(uint64, tag = "5")]
+    pub lost: u64,
+    #[prost(uint64, tag = "6")]
+    pub damaged: u64,
+    /// the worst first, at most 1000
+    #[prost(message, repeated, tag = "7")]
+    pub troubles: ::prost::alloc::vec::Vec<TroubledChunk>,
+}
+/// copies: members of the configuration; online: those on servers that are there and have the replica whole
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TroubledChunk {
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    #[prost(uint64, tag = "2")]
+    pub inode: u64,
+    #[prost(uint32, tag = "3")]
+    pub index: u32,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub path: ::prost::bytes::Bytes,
+    #[prost(uint32, tag = "5")]
+    pub goal: u32,
+    #[prost(uint32, tag = "6")]
+    pub copies: u32,
+    #[prost(uint32, tag = "7")]
+    pub online: u32,
+    #[prost(bool, tag = "8")]
+    pub damaged: bool,
+    #[prost(uint32, tag = "9")]
+    pub syncing: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListChunksRequest {
+    #[prost(uint64, tag = "1")]
+    pub from: u64,
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListChunksAnswer {
+    #[prost(message, repeated, tag = "1")]
+    pub chunks: ::prost::alloc::vec::Vec<PlacedChunk>,
+    #[prost(message, repeated, tag = "2")]
+    pub servers: ::prost::alloc::vec::Vec<Server>,
+    #[prost(uint64, tag = "3")]
+    pub next: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlacedChunk {
+    #[prost(uint64, tag = "1")]
+    pub inode: u64,
+    #[prost(message, optional, tag = "2")]
+    pub chunk: ::core::option::Option<ChunkLocation>,
+}
 /// Generated client implementations.
 pub mod cluster_client {
     #![allow(
@@ -2274,6 +2340,45 @@ pub mod admin_client {
             req.extensions_mut().insert(GrpcMethod::new("gfs.v1.Admin", "SetLogLevel"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn check(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CheckRequest>,
+        ) -> std::result::Result<tonic::Response<super::CheckAnswer>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/gfs.v1.Admin/Check");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gfs.v1.Admin", "Check"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_chunks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListChunksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListChunksAnswer>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/gfs.v1.Admin/ListChunks");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gfs.v1.Admin", "ListChunks"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2305,6 +2410,17 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::SetLogLevelRequest>,
         ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
+        async fn check(
+            &self,
+            request: tonic::Request<super::CheckRequest>,
+        ) -> std::result::Result<tonic::Response<super::CheckAnswer>, tonic::Status>;
+        async fn list_chunks(
+            &self,
+            request: tonic::Request<super::ListChunksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListChunksAnswer>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct AdminServer<T> {
@@ -2556,6 +2672,92 @@ pub mod admin_server {
                     };
                     Box::pin(fut)
                 }
+                "/gfs.v1.Admin/Check" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::CheckRequest>
+                    for CheckSvc<T> {
+                        type Response = super::CheckAnswer;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CheckRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::check(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gfs.v1.Admin/ListChunks" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListChunksSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ListChunksRequest>
+                    for ListChunksSvc<T> {
+                        type Response = super::ListChunksAnswer;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListChunksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::list_chunks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListChunksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -2634,7 +2836,7 @@ pub struct DataRequest {
     pub features: u32,
     #[prost(
         oneof = "data_request::Op",
-        tags = "20, 21, 22, 23, 24, 25, 30, 31, 32, 33, 34, 35, 36, 37"
+        tags = "20, 21, 22, 23, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 37"
     )]
     pub op: ::core::option::Option<data_request::Op>,
 }
@@ -2659,6 +2861,9 @@ pub mod data_request {
         /// Client to any member.
         #[prost(message, tag = "25")]
         Seek(super::Seek),
+        /// Client to any member.
+        #[prost(message, tag = "26")]
+        Digest(super::Digest),
         /// payload: the bytes, unless zero. Primary to others.
         #[prost(message, tag = "30")]
         Prepare(super::Prepare),
@@ -2729,6 +2934,16 @@ pub struct Seek {
     pub offset: u64,
     #[prost(bool, tag = "2")]
     pub hole: bool,
+}
+/// Goes on with a SHA-256 over [offset, offset + length), at most 64 MiB. state: what the answer before gave; empty: a new one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Digest {
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    #[prost(uint64, tag = "2")]
+    pub length: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub state: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Prepare {
@@ -2889,6 +3104,9 @@ pub struct DataReply {
     /// write, append, zero: how much of the chunk is stored now
     #[prost(message, optional, tag = "15")]
     pub stored: ::core::option::Option<Stored>,
+    /// digest: the state of the hash; `sequence` is what was committed throughout, `length` the replica's
+    #[prost(bytes = "bytes", tag = "16")]
+    pub digest: ::prost::bytes::Bytes,
 }
 /// Nested message and enum types in `DataReply`.
 pub mod data_reply {

@@ -133,6 +133,20 @@ fn a_chunk_file_that_was_taken_away_is_reported_as_corrupt_and_the_disk_stays() 
 }
 
 #[test]
+fn a_disk_that_is_nearly_full_admits_nothing_new_and_still_takes_what_others_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let chunk = create(&store, 1);
+    assert!(store.admit(chunk, 100).is_ok());
+    let free = store.usage()[0].free + (1 << 20);
+    drop(store);
+    // A third of the reserve is free beyond it.
+    let store = open_with(StoreOptions { reserve: Some(free / 4 * 3), ..options(dir.path()) });
+    assert!(matches!(store.admit(chunk, 100), Err(StoreError::NoSpace { .. })));
+    put(&store, chunk, 0, &[1; 100]);
+}
+
+#[test]
 fn a_full_disk_refuses_writes_and_still_rolls_back_and_deletes() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

@@ -8,6 +8,7 @@ mod formats;
 mod model;
 mod outage;
 mod power;
+mod scrub;
 
 use super::*;
 use gfs_core::ids::{BlockVersion, ClusterId, Epoch, Generation, InodeId, OperationId, ServerId};

@@ -13,6 +13,7 @@ mod create;
 mod encode;
 mod inode;
 mod names;
+mod paths;
 mod permission;
 mod promise;
 mod query;

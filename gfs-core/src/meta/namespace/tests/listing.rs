@@ -119,3 +119,17 @@ fn an_empty_file_costs_less_than_100_bytes() {
         assert!(each < 100.0, "{each} bytes a file, {label}");
     }
 }
+
+#[test]
+fn inodes_are_found_back_to_a_path_of_theirs() {
+    let mut world = World::new();
+    let outer = world.directory(ROOT, "outer");
+    let inner = world.directory(outer, "inner");
+    let file = world.file(inner, "file");
+    let top = world.file(ROOT, "top");
+    let gone = world.file(ROOT, "gone");
+    world.unlink(&kernel(), ROOT, "gone").unwrap();
+    let wanted = [file, top, inner, gone].into_iter().collect();
+    let paths: Vec<_> = world.space.paths_of(&wanted).into_values().collect();
+    assert_eq!(paths, [&b"/outer/inner"[..], b"/outer/inner/file", b"/top"]);
+}
