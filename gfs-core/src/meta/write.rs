@@ -12,6 +12,7 @@ use super::request::{
 use super::shrinks::Shrink;
 use super::state::State;
 use super::tombstones::Tombstone;
+use crate::breaks::Break;
 use crate::ids::{ChunkHandle, Epoch, InodeId, ServerId, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,6 +45,9 @@ impl State {
             Request::CommitWrite { inode, attach, min_size, .. } => (*inode, *min_size, attach.as_slice()),
             _ => return false,
         };
+        if self.breaks.is(Break::GrowthBeforeCut) {
+            return false;
+        }
         let Some(shrink) = self.shrinks.get(inode) else { return false };
         let Some(attributes) = self.namespace.attributes(inode) else { return false };
         size.is_some_and(|size| size > attributes.size) || attach.iter().any(|(index, _)| *index >= shrink.index)
@@ -92,6 +96,7 @@ impl State {
             return Err(Refusal::TooLarge);
         }
         let grows = write.min_size.is_some_and(|size| size > before.size);
+        let grows = grows && !self.breaks.is(Break::CutForgotten);
         let fresh = self.check_chunks(context.session, write, grows)?;
         let after = self.namespace.commit_write(inode, write.min_size, clear_suid, context.stamp.now)?;
         for (index, handle) in &fresh {
@@ -349,7 +354,7 @@ impl State {
         for server in before.difference(&after) {
             self.servers.drop_replica(*server);
             // With fewer members than the goal the dropped replica may still be of use: its server can come back.
-            if next.members.len() >= usize::from(info.goal) {
+            if next.members.len() >= usize::from(info.goal) || self.breaks.is(Break::CondemnedBelowGoal) {
                 self.tombstones.add(Tombstone { server: *server, handle, epoch: next.epoch });
             }
         }

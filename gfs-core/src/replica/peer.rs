@@ -2,6 +2,7 @@
 
 use super::machine::{FlushFor, Replica, Storing};
 use super::types::{Action, Event, Message, Outcome, PreparedWrite, Role, SettledAs, Status, Token};
+use crate::breaks::Break;
 use crate::ids::{Epoch, Sequence};
 
 impl Replica {
@@ -24,7 +25,7 @@ impl Replica {
 
     fn refuse_message(&self, epoch: Epoch, message: &Message) -> Option<Status> {
         match self.role() {
-            _ if epoch != self.epoch() => Some(Status::StaleEpoch),
+            _ if self.is_foreign(epoch) => Some(Status::StaleEpoch),
             Role::Outside => Some(Status::NotMember),
             Role::Primary => Some(Status::Malformed),
             _ if self.broken => Some(Status::IoError),
@@ -47,12 +48,14 @@ impl Replica {
                 .take_while(|write| write.sequence() <= prepared || write.version.epoch == epoch)
                 .last()
                 .map_or(self.committed, PreparedWrite::sequence);
-            self.roll_back_above(keep, out);
+            if !self.breaks.is(Break::TailNotSettled) {
+                self.roll_back_above(keep, out);
+            }
         }
         // Everything committed was prepared here once, so a member that lacks some of it has lost something.
         let lacking = self.prepared() < committed;
         self.suspect |= lacking && !syncing;
-        let suspect = self.suspect && !syncing;
+        let suspect = self.suspect && !syncing && !self.breaks.is(Break::SuspectServes);
         self.settled = !suspect;
         if self.settled {
             self.commit_up_to(committed, out);
@@ -89,7 +92,7 @@ impl Replica {
             self.commit_up_to(committed, out);
             return answer(token, Outcome::at(status, prepared), out);
         }
-        if write.sequence() != prepared.next() {
+        if write.sequence() != prepared.next() && !self.breaks.is(Break::GapInPrepares) {
             return answer(token, Outcome::at(Status::OutOfOrder, prepared), out);
         }
         self.commit_up_to(committed, out);
@@ -108,6 +111,9 @@ impl Replica {
         match result {
             Ok(()) => {
                 self.append_to_log(write, confirmed);
+                if self.breaks.is(Break::PreparedServedAsCommitted) && self.role() == Role::Secondary {
+                    self.commit_up_to(self.prepared(), out);
+                }
                 answer(token, Outcome::at(Status::Ok, self.prepared()), out);
             }
             Err(status) => {

@@ -3,6 +3,7 @@
 use super::machine::Replica;
 use super::operations::OperationTable;
 use super::types::{Action, Message, OperationRecord, Role, SettledAs, Status, WantedChange};
+use crate::breaks::Break;
 use crate::ids::{Epoch, Sequence, ServerId};
 
 impl Replica {
@@ -37,7 +38,8 @@ impl Replica {
     }
 
     fn is_ready(&self, server: ServerId) -> bool {
-        self.durable.contains(&server)
+        let stable = self.durable.contains(&server) || self.breaks.is(Break::PromotedBeforeStable);
+        stable
             && self.counting.contains(&server)
             && !self.failing.contains(&server)
             && self.prepared_of(server) >= self.committed
@@ -65,7 +67,7 @@ impl Replica {
     pub fn accept_copy(&mut self, epoch: Epoch, committed: Sequence) -> Result<Vec<Action>, Status> {
         let mut out = Vec::new();
         match self.role() {
-            _ if epoch != self.epoch() => return Err(Status::StaleEpoch),
+            _ if self.is_foreign(epoch) => return Err(Status::StaleEpoch),
             Role::Syncing => {}
             _ => return Err(Status::NotMember),
         }
@@ -75,7 +77,8 @@ impl Replica {
         if !self.settled {
             return Err(Status::Busy);
         }
-        if self.prepared() < committed || self.committed > committed {
+        let elsewhen = self.prepared() < committed || self.committed > committed;
+        if elsewhen && !self.breaks.is(Break::CopyOfAnotherMoment) {
             return Err(Status::OutOfOrder);
         }
         self.commit_up_to(committed, &mut out);
