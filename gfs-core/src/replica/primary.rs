@@ -165,6 +165,7 @@ impl Replica {
                     }
                 }
                 self.advance(out);
+                self.flush_recruit(from, out);
                 self.ask_if_ready(from, out);
             }
             status => self.on_peer_trouble(from, status, out),

@@ -21,14 +21,21 @@ impl Replica {
     /// From now on the server counts like a member, for commits and flushes. What was copied and prepared
     /// before is flushed once more, so that no flush in between has passed it by.
     fn count(&mut self, server: ServerId, out: &mut Vec<Action>) {
-        if !self.counting.insert(server) {
+        if self.counting.insert(server) {
+            self.flush_recruit(server, out);
+        }
+    }
+
+    /// Has a counting server make its copy durable, once it is known to hold everything committed. What it has acknowledged may
+    /// lag behind: a flush of less would leave out what a sync, that did not wait for this server, has promised.
+    pub(super) fn flush_recruit(&mut self, server: ServerId, out: &mut Vec<Action>) {
+        let asked = self.durable.contains(&server) || self.recruit_flushes.values().any(|other| *other == server);
+        if asked || !self.counting.contains(&server) || self.prepared_of(server) < self.committed {
             return;
         }
         let ticket = self.ticket();
         self.recruit_flushes.insert(ticket, server);
-        // What it has acknowledged may lag behind what is committed; it holds the rest in order.
-        let committed = self.prepared_of(server).min(self.committed);
-        out.push(Action::Send { to: server, message: Message::Flush { ticket, committed } });
+        out.push(Action::Send { to: server, message: Message::Flush { ticket, committed: self.committed } });
     }
 
     pub(super) fn ask_if_ready(&mut self, server: ServerId, out: &mut Vec<Action>) {
