@@ -1,7 +1,6 @@
 //! Work that nobody asks the master for: members that are gone, copies that are missing, orphans, dead sessions.
 
 use super::Master;
-use crate::message::Health;
 use crate::rng::Rng;
 use gfs_core::ids::{ChunkHandle, ServerId};
 use gfs_core::meta::chunks::ChunkInfo;
@@ -44,11 +43,7 @@ impl Master {
             return;
         }
         let named = |server: &ServerId| known.members.contains(server) || known.syncing.contains(server);
-        let is_broken = |server: &ServerId| {
-            let held = self.soft.heard.get(server).map(|heard| heard.held.values());
-            held.is_some_and(|mut held| held.any(|(_, health, _)| *health == Health::Broken))
-        };
-        let able = |server: &ServerId| !named(server) && self.alive(now, *server) && !is_broken(server);
+        let able = |server: &ServerId| !named(server) && self.alive(now, *server);
         let able: Vec<ServerId> = self.soft.heard.keys().copied().filter(able).collect();
         if let Some(server) = rng.pick(&able) {
             let next = configure::recruiting(known, *server);

@@ -1,6 +1,7 @@
 //! The master's log: what survives a kill, what survives a power cut, and that replaying it gives one state.
 
 use crate::rng::Rng;
+use gfs_core::breaks::Broken;
 use gfs_core::ids::ClusterId;
 use gfs_core::meta::command::{Command, CommandReply, Stamp};
 use gfs_core::meta::request::Timestamp;
@@ -10,6 +11,8 @@ use std::convert::Infallible;
 /// A log with its checkpoint.
 pub struct Log {
     genesis: State,
+    /// What every replay breaks too.
+    breaks: Broken,
     entries: Vec<(Stamp, Command)>,
     synced: usize,
     /// An answered barrier promises everything up to here.
@@ -36,10 +39,11 @@ fn decode(bytes: &[u8]) -> State {
 
 impl Log {
     /// The log of a fresh cluster.
-    pub fn format(chunk_size: u64, goal: u8) -> Self {
-        let genesis = State::format(ClusterId(7), chunk_size, goal, 0o755, Timestamp(0));
+    pub fn format(chunk_size: u64, goal: u8, breaks: Broken) -> Self {
+        let mut genesis = State::format(ClusterId(7), chunk_size, goal, 0o755, Timestamp(0));
+        genesis.break_rule(breaks);
         let checkpoint = (encode(&genesis), 0);
-        Self { genesis, entries: Vec::new(), synced: 0, promised: 0, checkpoint }
+        Self { genesis, breaks, entries: Vec::new(), synced: 0, promised: 0, checkpoint }
     }
 
     /// Appends a command and applies it.
@@ -86,6 +90,7 @@ impl Log {
     /// The state after all entries from the `from`th on, applied to an empty cluster or to the checkpoint.
     pub fn replay(&self, from: usize) -> State {
         let mut state = if from == 0 { self.genesis.clone() } else { decode(&self.checkpoint.0) };
+        state.break_rule(self.breaks);
         for (stamp, command) in &self.entries[from..] {
             state.apply(*stamp, command);
         }

@@ -74,7 +74,7 @@ type Out = Vec<(Node, Packet)>;
 impl Master {
     /// Formats a cluster of `servers` with `files` empty files in the root directory.
     pub fn new(servers: u16, goal: usize, files: u64, breach: Breach) -> Self {
-        let mut log = Log::format(CHUNK, goal as u8);
+        let mut log = Log::format(CHUNK, goal as u8, breach.of_core());
         let mut state = log.replay(0);
         let mut apply = |command| log.submit(&mut state, 0, command);
         for n in 1..=servers {
@@ -94,7 +94,6 @@ impl Master {
             apply(Command::Client(ClientCommand { id, confirmed: 0, credentials, request }));
         }
         log.sync();
-        state.break_rule(breach.of_core());
         Self { log, state, up: true, ending: Vec::new(), breach, servers, goal, soft: Soft::default() }
     }
 
@@ -106,7 +105,6 @@ impl Master {
             found.push("the log does not give the state that was served".into());
         }
         self.state = replayed;
-        self.state.break_rule(self.breach.of_core());
         self.up = true;
         let everybody = (1..=self.servers).map(|n| (ServerId(n), now + LEASE_MS)).collect();
         self.soft = Soft { started: now, leases: everybody, ..Soft::default() };

@@ -272,6 +272,16 @@ impl Server {
         world.send(Node::Master, Packet::Heartbeat { incarnation, number, held, deleted, zeroed });
         world.wake(200, Alarm::Heartbeat);
         self.ask_primaries(world);
+        self.scrub(world);
+    }
+
+    /// Looks at one replica's checksums.
+    fn scrub(&mut self, world: &mut Surroundings) {
+        let handles = self.handles();
+        let Some(handle) = world.rng.pick(&handles).copied() else { return };
+        if self.disk.chunks.get(&handle).is_some_and(|chunk| !chunk.is_whole()) {
+            self.unreadable(handle, world);
+        }
     }
 
     /// Replicas that wait for a settle remind their primaries.

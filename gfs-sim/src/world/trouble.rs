@@ -5,6 +5,7 @@ use crate::client::Client;
 use crate::faults::Fault;
 use crate::invariants::last_copy::is_sound;
 use crate::message::Node;
+use crate::server::Server;
 use gfs_core::ids::{ChunkHandle, ServerId};
 
 /// Something goes wrong, or is mended.
@@ -52,6 +53,10 @@ impl World {
         let fault = drawn.map_or(Fault::Kill, |(fault, _)| *fault);
         let server = ServerId(self.rng.between(1, self.options.servers.into()) as u16);
         let length = if self.rng.chance(30) { self.rng.between(1500, 4000) } else { self.rng.between(50, 1200) };
+        if self.is_damaged() && fault != Fault::Slow {
+            // The other copies are needed now.
+            return;
+        }
         match fault {
             Fault::Kill => self.down(server, length, Self::kill),
             Fault::KillAll => self.down_some(100, length, Self::kill),
@@ -205,11 +210,21 @@ impl World {
         self.start(server);
     }
 
+    /// Whether a member has a bit flipped that nobody has read yet.
+    fn is_damaged(&self) -> bool {
+        let chunks = self.master.state.chunks_from(ChunkHandle(0));
+        chunks.into_iter().any(|info| {
+            let chunk = |id| self.servers.get(id).and_then(|server: &Server| server.disk.chunks.get(&info.handle));
+            info.configuration.members.iter().filter_map(chunk).any(|chunk| !chunk.is_whole())
+        })
+    }
+
     fn flip(&mut self, server: ServerId) {
         let Some(process) = self.servers.get(&server) else { return };
         let handles: Vec<ChunkHandle> = process.disk.chunks.keys().copied().collect();
         let Some(handle) = self.rng.pick(&handles).copied() else { return };
-        if !self.is_spare(server, Some(handle)) {
+        let all_up = self.servers.values().all(|server| server.up && !server.disk.failed);
+        if !all_up || !self.is_spare(server, Some(handle)) {
             return;
         }
         if let Some(process) = self.servers.get_mut(&server) {
