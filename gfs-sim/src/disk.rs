@@ -205,6 +205,8 @@ pub struct Disk {
     pub failed: bool,
     /// It takes no new writes until then.
     pub full_until: u64,
+    /// Flushes that end before then fail.
+    pub unsound_until: u64,
     /// A flush that begins before then takes until then.
     pub slow_until: u64,
     flushes: u64,
@@ -228,6 +230,11 @@ impl Disk {
         let files = self.chunks.get(&handle)?.files.clone();
         self.flushes += 1;
         Some((self.flushes, files))
+    }
+
+    /// Whether nothing is wrong with it now.
+    pub fn is_fine(&self, now: u64) -> bool {
+        !self.failed && now >= self.full_until && now >= self.unsound_until
     }
 
     /// Flips a bit of a block that holds something; answers whether there was one.

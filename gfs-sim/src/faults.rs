@@ -62,7 +62,9 @@ impl Options {
         let weather = WEATHERS[(seed % WEATHERS.len() as u64) as usize];
         let servers = 4 + (seed / 8 % 2) as u16;
         let breach = Breach::default();
-        Self { servers, goal: 3, clients: 3, files: 2, fault_ms: 6_000, weather, breach }
+        // With one file clients get into each other's way more often.
+        let files = 1 + seed / 16 % 2;
+        Self { servers, goal: 3, clients: 3, files, fault_ms: 6_000, weather, breach }
     }
 }
 
@@ -93,6 +95,8 @@ pub enum Fault {
     Full,
     /// A disk's flushes hang for a while.
     Slow,
+    /// A disk's flushes fail for a while.
+    FlushFails,
     /// A disk fails for good and is replaced by an empty one.
     DiskDies,
     /// A bit flips in a stored block.
@@ -110,7 +114,7 @@ impl Weather {
             Self::Network => &[(Cut, 10), (Pause, 4), (Kill, 2), (KillMaster, 1)],
             Self::Power => &[(Power, 6), (Kill, 3), (Cut, 2), (Pause, 1), (KillMaster, 1)],
             Self::Blackout => &[(PowerAll, 3), (PowerSome, 4), (PowerMaster, 2), (Kill, 3), (Cut, 2)],
-            Self::Disks => &[(Full, 2), (Slow, 2), (DiskDies, 2), (Flip, 5), (Kill, 3), (Cut, 1)],
+            Self::Disks => &[(Full, 2), (Slow, 2), (FlushFails, 2), (DiskDies, 2), (Flip, 4), (Kill, 3), (Cut, 1)],
             Self::Master => &[(KillMaster, 5), (PowerMaster, 4), (Kill, 3), (KillClient, 2), (Cut, 2)],
             Self::LastOne => &[(LastOne, 6), (Kill, 2), (Cut, 1), (KillMaster, 1)],
             Self::Mixed => &[
@@ -126,6 +130,7 @@ impl Weather {
                 (PowerMaster, 1),
                 (Full, 1),
                 (Slow, 1),
+                (FlushFails, 1),
                 (DiskDies, 1),
             ],
         }
@@ -134,6 +139,11 @@ impl Weather {
     /// Packets lost, of a thousand.
     pub fn loss_permille(self) -> u64 {
         if self == Self::Network { 20 } else { 4 }
+    }
+
+    /// Packets that take long, and with them what comes after them on their connection, of ten thousand.
+    pub fn stall_per_myriad(self) -> u64 {
+        if matches!(self, Self::Network | Self::Mixed) { 20 } else { 3 }
     }
 
     /// Requests that arrive again, of a thousand.

@@ -163,6 +163,7 @@ impl Packet {
     pub fn lane(&self) -> u64 {
         match self {
             Self::Chunk(handle, About::Mutate { .. } | About::Sync { .. } | About::Read { .. }) => 1 << 62 | handle.0,
+            Self::Chunk(handle, About::Copy { .. }) => 1 << 61 | handle.0,
             Self::Chunk(handle, _) => 1 << 63 | handle.0,
             Self::Heartbeat { .. } | Self::Lease { .. } | Self::Located { .. } | Self::Want { .. } => 1,
             Self::Locate { .. } => 1,

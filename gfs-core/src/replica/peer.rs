@@ -60,8 +60,8 @@ impl Replica {
         if self.settled {
             self.commit_up_to(committed, out);
         }
-        let settled =
-            SettledAs { prepared: self.prepared(), suspect, trusted: syncing && self.trusted, base: self.base };
+        let told = if self.breaks.is(Break::TailNotSettled) { self.prepared().min(prepared) } else { self.prepared() };
+        let settled = SettledAs { prepared: told, suspect, trusted: syncing && self.trusted, base: self.base };
         let outcome = Outcome { settled: Some(settled), ..Outcome::at(Status::Ok, self.prepared()) };
         answer(token, outcome, out);
     }
@@ -88,6 +88,7 @@ impl Replica {
         let prepared = self.prepared();
         if write.sequence() <= prepared {
             let other = self.log.get(&write.sequence()).is_some_and(|mine| mine.version != write.version);
+            let other = other && !self.breaks.is(Break::TailNotSettled);
             let status = if other { Status::OutOfOrder } else { Status::Ok };
             self.commit_up_to(committed, out);
             return answer(token, Outcome::at(status, prepared), out);

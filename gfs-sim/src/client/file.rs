@@ -82,6 +82,8 @@ pub(super) struct Work {
     cut: Epoch,
     stored: Option<Stored>,
     tries: u32,
+    /// How the chunk server answered last.
+    last: Option<Status>,
     pub(super) suspects: Vec<ServerId>,
 }
 
@@ -110,6 +112,7 @@ impl Work {
             cut: Epoch(0),
             stored: None,
             tries: 0,
+            last: None,
             suspects: Vec::new(),
         }
     }
@@ -129,8 +132,8 @@ impl Work {
             }
             34..78 => Kind::Read { block },
             78..87 => Kind::Append,
-            87..93 => Kind::Sync,
-            93..98 => Kind::Cut { blocks: rng.below(FILE_BLOCKS as u64 + 1) as usize },
+            87..92 => Kind::Sync,
+            92..98 => Kind::Cut { blocks: rng.below(FILE_BLOCKS as u64 + 1) as usize },
             _ => Kind::Replace,
         };
         Self::new(kind, rng.below(files))
@@ -374,6 +377,7 @@ impl Client {
     }
 
     fn replied(&mut self, work: &mut Work, outcome: &Outcome, value: u64, sight: &mut Sight) -> Next {
+        work.last = Some(outcome.status);
         match (work.kind, outcome.status) {
             (Kind::Read { .. }, Status::Ok) => self.read_done(work, value, sight),
             (Kind::Read { .. }, _) => Next::Again,

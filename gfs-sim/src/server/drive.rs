@@ -123,7 +123,7 @@ impl Server {
         world.wake(takes, Alarm::Flushed(handle, ticket, number, Box::new(image)));
     }
 
-    /// A flush that fails leaves nothing behind that could be trusted: what was dirty is gone from the cache.
+    /// After a flush that fails nobody knows what is on the disk. It is never tried again: the replica is replaced.
     pub(super) fn flushed(
         &mut self,
         handle: ChunkHandle,
@@ -132,7 +132,7 @@ impl Server {
         image: Image,
         world: &mut Surroundings,
     ) {
-        let ok = !self.disk.failed;
+        let ok = !self.disk.failed && world.now >= self.disk.unsound_until;
         if let Some(chunk) = self.disk.chunks.get_mut(&handle).filter(|_| ok) {
             chunk.end_flush(number, image);
         }

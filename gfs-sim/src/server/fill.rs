@@ -88,7 +88,13 @@ impl Server {
 
     pub(super) fn copied(&mut self, call: u64, first: usize, ok: bool, world: &mut Surroundings) {
         // A late answer to an earlier piece says nothing about this one.
-        let Some(filling) = self.fills.get_mut(&call).filter(|filling| filling.next == first && ok) else { return };
+        let Some(filling) = self.fills.get_mut(&call).filter(|filling| filling.next == first) else { return };
+        if !ok {
+            // It lost its place: only a new recruitment mends that.
+            let (handle, server, epoch) = (filling.handle, filling.to, filling.epoch);
+            self.fills.remove(&call);
+            return self.feed(handle, Event::Unreachable { server, epoch }, world);
+        }
         filling.next += PIECE;
         if filling.next < CHUNK_BLOCKS {
             return self.fill(call, world);

@@ -22,12 +22,13 @@ impl World {
     /// Ends all faults and gives the cluster time.
     pub(super) fn heal(&mut self) {
         self.healing = true;
+        self.doomed = None;
         self.cuts.clear();
         self.paused.clear();
         self.start_master();
         for n in (1..=self.options.servers).map(ServerId) {
             let Some(server) = self.servers.get_mut(&n) else { continue };
-            (server.disk.full_until, server.disk.slow_until) = (0, 0);
+            (server.disk.full_until, server.disk.slow_until, server.disk.unsound_until) = (0, 0, 0);
             if server.disk.failed {
                 self.replace_disk(n);
             }

@@ -7,7 +7,7 @@ mod judge;
 mod trouble;
 
 use crate::client::{Client, Sight, Want};
-use crate::faults::Options;
+use crate::faults::{Options, Weather};
 use crate::history::History;
 use crate::invariants;
 use crate::master::Master;
@@ -53,6 +53,8 @@ pub struct World {
     items: BTreeMap<u64, Item>,
     master: Master,
     flushing: bool,
+    /// The master loses power as soon as it has something to lose, for so long.
+    doomed: Option<u64>,
     servers: BTreeMap<ServerId, Server>,
     clients: BTreeMap<u64, (Client, u64)>,
     links: BTreeMap<(Node, Node, u64), u64>,
@@ -91,6 +93,7 @@ impl World {
             items: BTreeMap::new(),
             master: Master::new(servers, goal, files, breach),
             flushing: false,
+            doomed: None,
             servers: ids().map(|id| (id, Server::new(id, breach))).collect(),
             clients: (1..=clients).map(|n| (n, (Client::new(n, 1, files), 0))).collect(),
             links: BTreeMap::new(),
@@ -190,7 +193,9 @@ impl World {
     fn with_server(&mut self, server: ServerId, work: impl FnOnce(&mut Server, &mut Surroundings)) {
         let Some(process) = self.servers.get_mut(&server) else { return };
         let mut effects = Vec::new();
-        let (now, calm, rng, history) = (self.now, self.healing, &mut self.rng, &mut self.history);
+        // In a run whose disks fail at other times, a store that fails now and then would take the last copies.
+        let calm = self.healing || self.options.weather == Weather::Disks;
+        let (now, rng, history) = (self.now, &mut self.rng, &mut self.history);
         work(process, &mut Surroundings { now, calm, rng, history, effects: &mut effects });
         let incarnation = process.incarnation;
         for effect in effects {
@@ -228,7 +233,14 @@ impl World {
             let late = self.rng.between(1, 600);
             self.push(late, Item::Deliver { from, to, packet: Box::new(packet.clone()), process: None });
         }
-        let delay = if self.rng.chance(2) { self.rng.between(20, 150) } else { self.rng.between(1, 6) };
+        let stalls = !self.healing && self.rng.below(10_000) < self.options.weather.stall_per_myriad();
+        let delay = if stalls {
+            self.rng.between(200, 2500)
+        } else if self.rng.chance(2) {
+            self.rng.between(20, 150)
+        } else {
+            self.rng.between(1, 6)
+        };
         let lane = (from, to, packet.lane());
         let at = (self.now + delay).max(self.links.get(&lane).copied().unwrap_or(0));
         self.links.insert(lane, at);
@@ -286,6 +298,11 @@ impl World {
         if self.master.log.is_dirty() && !std::mem::replace(&mut self.flushing, true) {
             let takes = self.rng.between(1, 5);
             self.push(takes, Item::MasterFlush);
+        }
+        if self.master.log.is_dirty()
+            && let Some(length) = self.doomed.take()
+        {
+            self.down_master(true, length);
         }
     }
 }

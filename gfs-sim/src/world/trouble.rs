@@ -66,7 +66,15 @@ impl World {
             Fault::Power => self.down(server, length, Self::cut_power),
             Fault::PowerSome => self.down_some(60, length, Self::cut_power),
             Fault::PowerAll => self.down_some(100, length, Self::cut_power),
-            Fault::KillMaster | Fault::PowerMaster => self.down_master(fault == Fault::PowerMaster, length),
+            Fault::KillMaster => self.down_master(false, length),
+            Fault::PowerMaster => self.doomed = Some(length),
+            Fault::FlushFails if self.is_spare(server, None) => {
+                if let Some(server) = self.servers.get_mut(&server) {
+                    server.disk.unsound_until = self.now + length;
+                }
+            }
+            Fault::FlushFails => {}
+            Fault::Full if !self.is_spare(server, None) => {}
             Fault::Full | Fault::Slow => {
                 let until = self.now + length;
                 if let Some(server) = self.servers.get_mut(&server) {
@@ -151,7 +159,7 @@ impl World {
         }
     }
 
-    fn down_master(&mut self, power: bool, length: u64) {
+    pub(super) fn down_master(&mut self, power: bool, length: u64) {
         if !self.master.up {
             return;
         }
@@ -187,7 +195,8 @@ impl World {
         chunks.all(|info| {
             let members = &info.configuration.members;
             let mut others = members.iter().filter(|id| **id != server);
-            let sound = others.all(|id| is_sound(&self.servers[id], info.handle));
+            let fine = |id| self.servers.get(id).is_some_and(|server: &Server| server.disk.is_fine(self.now));
+            let sound = others.all(|id| fine(id) && is_sound(&self.servers[id], info.handle));
             !members.contains(&server) || (members.len() > 1 && sound)
         })
     }
