@@ -4,6 +4,7 @@
 //! arguments. That is what lets the simulation run the very code that runs in production.
 
 pub mod arena;
+pub mod breaks;
 pub mod ids;
 pub mod meta;
 pub mod placement;

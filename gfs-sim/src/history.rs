@@ -1,28 +1,59 @@
-//! What clients asked and got, with times: the evidence that the invariants judge.
+//! What clients asked and got, with times, and what servers did: the evidence that the invariants judge.
 
-use crate::disk::BLOCKS;
-use gfs_core::ids::{Epoch, OperationId, Sequence, ServerId};
-use std::collections::BTreeMap;
+use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, Sequence, ServerId};
+use gfs_core::replica::PreparedWrite;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// A write of whole blocks with a value of its own.
+/// Which blocks of a file a change is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// These get its value.
+    Blocks {
+        /// The first.
+        first: usize,
+        /// How many.
+        count: usize,
+    },
+    /// All from here on become nothing.
+    From(usize),
+    /// An append that was not answered: any block may have got its value.
+    Unknown,
+}
+
+/// A write with a value of its own, or a cut.
 #[derive(Clone, Copy, Debug)]
-pub struct WriteRecord {
-    /// First block.
-    pub first: usize,
-    /// How many.
-    pub count: usize,
-    /// The unique value.
+pub struct Change {
+    /// The file.
+    pub inode: InodeId,
+    /// Where.
+    pub place: Place,
+    /// What; a cut has none.
     pub value: u64,
     /// When it was asked.
     pub asked: u64,
     /// When it was acknowledged; `None` while in doubt.
     pub acknowledged: Option<u64>,
+    /// The primary chose the place.
+    pub append: bool,
+}
+
+impl Change {
+    /// What it makes of a block, if anything.
+    pub fn value_at(&self, block: usize) -> Option<u64> {
+        match self.place {
+            Place::Blocks { first, count } => (first..first + count).contains(&block).then_some(self.value),
+            Place::From(first) => (block >= first).then_some(0),
+            Place::Unknown => Some(self.value),
+        }
+    }
 }
 
 /// A read of one block.
 #[derive(Clone, Copy, Debug)]
-pub struct ReadRecord {
-    /// Which block.
+pub struct Read {
+    /// The file.
+    pub inode: InodeId,
+    /// Which block of it.
     pub block: usize,
     /// What it returned.
     pub value: u64,
@@ -32,46 +63,86 @@ pub struct ReadRecord {
     pub answered: u64,
 }
 
+/// An fsync of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Synced {
+    /// The file.
+    pub inode: InodeId,
+    /// When it was asked.
+    pub asked: u64,
+    /// When it returned.
+    pub answered: u64,
+}
+
 /// The evidence of one run.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// All writes, by value.
-    pub writes: BTreeMap<u64, WriteRecord>,
+    /// All changes, in the order in which they were asked.
+    pub changes: Vec<Change>,
     /// All reads that returned.
-    pub reads: Vec<ReadRecord>,
-    /// Times at which an acknowledged sync had been asked.
-    pub syncs: Vec<u64>,
-    /// What each place in the chunk's history holds, as the first server committed it.
-    pub committed: BTreeMap<Sequence, (OperationId, u64)>,
-    /// Which server ordered writes in an epoch.
-    pub orderers: BTreeMap<Epoch, ServerId>,
-    /// A server lost power: places in the history may be taken anew.
-    pub power_lost: bool,
+    pub reads: Vec<Read>,
+    /// All syncs that returned.
+    pub syncs: Vec<Synced>,
+    /// Which file a chunk was attached to.
+    pub places: BTreeMap<ChunkHandle, InodeId>,
+    /// What each place in a chunk's history holds, as the first server committed it.
+    pub committed: BTreeMap<(ChunkHandle, Sequence), (OperationId, u64)>,
+    /// All values that were ever committed.
+    pub values: BTreeSet<u64>,
+    /// Which server ordered writes of a chunk in an epoch.
+    pub orderers: BTreeMap<(ChunkHandle, Epoch), ServerId>,
+    /// Up to where a chunk's syncs were answered.
+    pub synced: BTreeMap<ChunkHandle, Sequence>,
+    /// When no member of a chunk was left that had lost nothing: what was acknowledged and not synced may be gone.
+    pub exposed: BTreeMap<ChunkHandle, BTreeSet<u64>>,
+    /// When the master lost power, and with it the last of what it had answered.
+    pub master_lost: BTreeSet<u64>,
     /// What was found wrong while running.
     pub violations: Vec<String>,
 }
 
 impl History {
     /// A server committed a write.
-    pub fn on_commit(&mut self, server: ServerId, sequence: Sequence, operation: OperationId, value: u64) {
-        let first = *self.committed.entry(sequence).or_insert((operation, value));
-        if first != (operation, value) && !self.power_lost {
+    pub fn on_commit(&mut self, server: ServerId, handle: ChunkHandle, write: &PreparedWrite, value: u64) {
+        self.values.insert(value);
+        let (sequence, operation) = (write.sequence(), write.operation);
+        let first = *self.committed.entry((handle, sequence)).or_insert((operation, value));
+        if first != (operation, value) {
             self.violations.push(format!(
-                "histories diverge at {sequence:?}: {server:?} committed {operation:?} of value {value}, another {first:?}"
+                "chunk {handle}: histories diverge at {sequence}: {server:?} committed {operation:?} of {value}, another {first:?}"
             ));
         }
     }
 
     /// A server ordered a write as primary.
-    pub fn on_order(&mut self, epoch: Epoch, server: ServerId) {
-        let first = *self.orderers.entry(epoch).or_insert(server);
+    pub fn on_order(&mut self, handle: ChunkHandle, epoch: Epoch, server: ServerId) {
+        let first = *self.orderers.entry((handle, epoch)).or_insert(server);
         if first != server {
-            self.violations.push(format!("{epoch:?} has two primaries: {first:?} and {server:?}"));
+            self.violations.push(format!("chunk {handle}: {epoch:?} has two primaries: {first:?} and {server:?}"));
         }
     }
 
-    /// The blocks that a value was written to.
-    pub fn covers(write: &WriteRecord, block: usize) -> bool {
-        (write.first..(write.first + write.count).min(BLOCKS)).contains(&block)
+    /// A sync of a chunk was answered.
+    pub fn chunk_synced(&mut self, handle: ChunkHandle, upto: Sequence) {
+        let known = self.synced.entry(handle).or_default();
+        *known = upto.max(*known);
+    }
+
+    /// No member of the chunk is left that has lost nothing: places in its history may be taken anew.
+    pub fn on_exposed(&mut self, now: u64, handle: ChunkHandle) {
+        self.exposed.entry(handle).or_default().insert(now);
+        self.committed.retain(|(other, _), _| *other != handle);
+    }
+
+    /// When something of a file that was acknowledged and not synced may have been lost.
+    pub fn losses(&self, inode: InodeId) -> BTreeSet<u64> {
+        let chunks = self.places.iter().filter(|(_, file)| **file == inode).map(|(handle, _)| handle);
+        let lost = chunks.filter_map(|handle| self.exposed.get(handle)).flatten();
+        lost.chain(&self.master_lost).copied().collect()
+    }
+
+    /// All files that anybody changed or read.
+    pub fn files(&self) -> BTreeSet<InodeId> {
+        self.changes.iter().map(|change| change.inode).chain(self.reads.iter().map(|read| read.inode)).collect()
     }
 }

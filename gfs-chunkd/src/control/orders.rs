@@ -91,7 +91,8 @@ fn leave(driver: &Arc<Driver>, handle: ChunkHandle, epoch: Epoch) {
 }
 
 /// Rule 13: zeroes what a shrunken file has lost, as a replicated write. Its identity is the epoch that the cut began, so that a
-/// repeated order is answered and an older one does nothing, under whichever configuration it arrives.
+/// repeated order is answered and an older one does nothing, under whichever configuration it arrives. The master forgets the cut
+/// when it hears that it is done, so it has to be on stable storage by then: after a power cut of all members nobody would do it again.
 async fn zero_tail(driver: &Arc<Driver>, order: v1::ZeroTail) {
     let handle = ChunkHandle(order.handle);
     if !driver.zeroing.lock().insert((handle, order.epoch)) {
@@ -139,6 +140,17 @@ async fn try_zero(driver: &Arc<Driver>, handle: ChunkHandle, order: &v1::ZeroTai
         waiter: Waiter::Internal(waiter),
     };
     driver.push(&slot, Job::Mutate(mutate));
+    let written = answered(answer).await;
+    if written.status != Status::Ok {
+        return written;
+    }
+    let (waiter, answer) = tokio::sync::oneshot::channel();
+    driver.push(&slot, Job::Sync { epoch: slot.epoch(), waiter: Waiter::Internal(waiter) });
+    let synced = answered(answer).await;
+    if synced.status == Status::Ok { written } else { synced }
+}
+
+async fn answered(answer: tokio::sync::oneshot::Receiver<Outcome>) -> Outcome {
     match tokio::time::timeout(ASK, answer).await {
         Ok(Ok(outcome)) => outcome,
         _ => Outcome::of(Status::Busy),

@@ -172,7 +172,9 @@ impl OpenFile {
             return Ok(Attempt::Done(()));
         }
         let used = parts.iter().filter_map(|part| written.used(part.index, *view.chunks.get(&part.index)?));
-        let min_size = (extends || written.moved).then_some(end);
+        // A new chunk is attached with its size: the file may have been cut since, and what lies in the chunk beyond its end would
+        // come back when it grows again.
+        let min_size = (extends || written.moved || !fresh.is_empty()).then_some(end);
         self.commit(context, Commit { attach: &fresh, used: used.collect(), min_size, clear_suid, space: None }).await
     }
 

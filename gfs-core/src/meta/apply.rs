@@ -12,6 +12,7 @@ use super::namespace::{CreateArgs, RenameArgs};
 use super::request::{ClientCommand, Credentials, Refusal, Reply, Request};
 use super::sessions::Known;
 use super::state::State;
+use crate::breaks::Break;
 use crate::ids::SessionId;
 
 /// Why a request is performed: who asks, for whom and when.
@@ -80,6 +81,7 @@ impl State {
         self.sessions.confirm(id.session, (*confirmed).min(id.operation.saturating_sub(1)));
         match known {
             Known::NoSession => return Reply::Refused(Refusal::SessionExpired),
+            Known::Answered(_) if self.breaks.is(Break::RepliesIgnored) => {}
             Known::Answered(reply) => return reply,
             Known::Forgotten => return Reply::Refused(Refusal::Stale),
             Known::New => {}

@@ -19,6 +19,7 @@ use super::tombstones::Tombstones;
 use crate::arena::codec::{self, PieceReader, put_varint};
 use crate::arena::hash::siphash;
 use crate::arena::{Record, Table};
+use crate::breaks::Broken;
 use crate::ids::{ChunkHandle, ClusterId, Generation, InodeId, ServerId, SessionId};
 use std::cell::Cell;
 
@@ -198,6 +199,7 @@ impl<E> Decoder<'_, '_, E> {
         #[rustfmt::skip]
         let mut state = State {
             cluster, chunk_size, default_replicas, namespace, chunks, servers, sessions, locks, shrinks, tombstones,
+            breaks: Broken::default(),
         };
         if !self.reader.at_end()? {
             return Err(malformed("end of the state").into());

@@ -318,7 +318,7 @@ pub enum Request {
     },
     /// Makes finished writes part of a file: attaches new chunks, moves the size up, sets the times, in one
     /// step. Refused with `Stale` when a chunk of `used` or `attach` is not, or cannot be, the file's chunk at that
-    /// index, or when the size would grow over bytes that a cut has zeroed since they were written; nothing is
+    /// index, or when it names a size and a cut has zeroed bytes of the chunk since they were written; nothing is
     /// changed then.
     CommitWrite {
         /// The file.

@@ -11,6 +11,7 @@ use super::servers::Servers;
 use super::sessions::{Known, Sessions};
 use super::shrinks::{Shrink, Shrinks};
 use super::tombstones::{Tombstone, Tombstones};
+use crate::breaks::Broken;
 use crate::ids::{ChunkHandle, ClusterId, Generation, InodeId, OperationId, ServerId, SessionId};
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ pub struct State {
     pub(crate) locks: LockTable,
     pub(crate) shrinks: Shrinks,
     pub(crate) tombstones: Tombstones,
+    pub(crate) breaks: Broken,
 }
 
 /// How much there is of everything.
@@ -76,7 +78,13 @@ impl State {
             locks: LockTable::default(),
             shrinks: Shrinks::default(),
             tombstones: Tombstones::default(),
+            breaks: Broken::default(),
         }
+    }
+
+    /// Breaks a rule from now on, to show that somebody notices.
+    pub fn break_rule(&mut self, breaks: Broken) {
+        self.breaks = breaks;
     }
 
     /// The cluster's identity.

@@ -12,6 +12,7 @@ use super::request::{
 use super::shrinks::Shrink;
 use super::state::State;
 use super::tombstones::Tombstone;
+use crate::breaks::Break;
 use crate::ids::{ChunkHandle, Epoch, InodeId, ServerId, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,6 +45,9 @@ impl State {
             Request::CommitWrite { inode, attach, min_size, .. } => (*inode, *min_size, attach.as_slice()),
             _ => return false,
         };
+        if self.breaks.is(Break::GrowthBeforeCut) {
+            return false;
+        }
         let Some(shrink) = self.shrinks.get(inode) else { return false };
         let Some(attributes) = self.namespace.attributes(inode) else { return false };
         size.is_some_and(|size| size > attributes.size) || attach.iter().any(|(index, _)| *index >= shrink.index)
@@ -91,8 +95,8 @@ impl State {
         if end.is_some_and(|end| end > self.max_size()) {
             return Err(Refusal::TooLarge);
         }
-        let grows = write.min_size.is_some_and(|size| size > before.size);
-        let fresh = self.check_chunks(context.session, write, grows)?;
+        let sized = write.min_size.is_some() && !self.breaks.is(Break::CutForgotten);
+        let fresh = self.check_chunks(context.session, write, sized)?;
         let after = self.namespace.commit_write(inode, write.min_size, clear_suid, context.stamp.now)?;
         for (index, handle) in &fresh {
             self.chunks.attach(context.session, *handle, (inode, *index), before.replicas.clamp(1, MAX_GOAL));
@@ -169,14 +173,15 @@ impl State {
     /// The chunks that are to be attached, once it is sure that all of a write fits. A chunk that is there already
     /// (the write was split, and a part is told again) is not attached twice.
     ///
-    /// A write that `grows` the file must have reached each chunk after its last cut: the cut has zeroed what lay
-    /// there before, and zeros must not become part of the file as if they had been written. One that grows nothing
-    /// came before the cut and is done.
+    /// A write that is `sized`, because it took the file to be shorter or saw a chunk's configuration change, must have reached
+    /// each chunk after its last cut: the cut has zeroed what lay there before, and zeros must not become part of the file as
+    /// if they had been written. How long the file is now does not matter: another write may have grown it since.
+    /// One that names no size came before the cut and is done.
     fn check_chunks(
         &self,
         session: SessionId,
         write: Write<'_>,
-        grows: bool,
+        sized: bool,
     ) -> Result<Vec<(u32, ChunkHandle)>, Refusal> {
         let Write { inode, attach, used, .. } = write;
         if attach.len() + used.len() > MAX_CHUNKS_OF_WRITE {
@@ -190,7 +195,7 @@ impl State {
             }
             match self.chunks.at(inode, *index) {
                 // New when it was written, so before any cut.
-                Some(info) if info.handle == *handle && !(grows && info.cut > Epoch(0)) => {}
+                Some(info) if info.handle == *handle && !(sized && info.cut > Epoch(0)) => {}
                 Some(_) => return Err(Refusal::Stale),
                 None => {
                     let info = self.chunks.get(*handle).filter(|info| info.reserved == Some(session));
@@ -200,7 +205,7 @@ impl State {
             }
         }
         let is_there = |used: &UsedChunk| match self.chunks.at(inode, used.index) {
-            Some(info) => info.handle == used.handle && !(grows && used.cut < info.cut),
+            Some(info) => info.handle == used.handle && !(sized && used.cut < info.cut),
             None => fresh.contains(&(used.index, used.handle)),
         };
         if used.iter().all(is_there) { Ok(fresh) } else { Err(Refusal::Stale) }
@@ -354,7 +359,7 @@ impl State {
         for server in before.difference(&after) {
             self.servers.drop_replica(*server);
             // With fewer members than the goal the dropped replica may still be of use: its server can come back.
-            if next.members.len() >= usize::from(info.goal) {
+            if next.members.len() >= usize::from(info.goal) || self.breaks.is(Break::CondemnedBelowGoal) {
                 self.tombstones.add(Tombstone { server: *server, handle, epoch: next.epoch });
             }
         }

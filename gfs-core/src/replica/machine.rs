@@ -4,6 +4,7 @@ use super::operations::OperationTable;
 use super::types::{
     Action, Event, Loaded, OperationRecord, Outcome, PreparedWrite, ReadPlan, Role, Status, Ticket, Token, WriteKind,
 };
+use crate::breaks::{Break, Broken};
 use crate::ids::{Epoch, Sequence, ServerId};
 use crate::meta::request::Configuration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,6 +92,8 @@ pub struct Replica {
     // Of a syncing server.
     pub(super) trusted: bool,
     pub(super) base: Sequence,
+
+    pub(super) breaks: Broken,
 }
 
 impl Replica {
@@ -125,9 +128,15 @@ impl Replica {
             refilled: false,
             trusted: false,
             base: Sequence(0),
+            breaks: Broken::default(),
         };
         replica.whole = matches!(replica.role(), Role::Primary | Role::Secondary);
         replica
+    }
+
+    /// Breaks a rule from now on, to show that somebody notices.
+    pub fn break_rule(&mut self, breaks: Broken) {
+        self.breaks = breaks;
     }
 
     /// Takes an event, returns what is to be done, in order.
@@ -239,6 +248,7 @@ impl Replica {
         }
         match self.role() {
             Role::Primary => ReadPlan::Local,
+            Role::Secondary if self.breaks.is(Break::ReadBesidePrepared) => ReadPlan::Local,
             Role::Secondary if !self.log.values().any(|write| write.overlaps(offset, length)) => ReadPlan::Local,
             Role::Secondary => ReadPlan::AskPrimary(self.primary()),
             Role::Syncing | Role::Outside => ReadPlan::Refuse(Status::NotMember),
@@ -248,13 +258,19 @@ impl Replica {
     /// Why a client can't be served under `epoch`, if so. Order matters: what the sender can mend first.
     pub(super) fn refuse_service(&self, epoch: Epoch) -> Option<Status> {
         match self.role() {
-            _ if epoch != self.epoch() => Some(Status::StaleEpoch),
+            _ if self.is_foreign(epoch) => Some(Status::StaleEpoch),
             Role::Outside | Role::Syncing => Some(Status::NotMember),
             _ if self.broken => Some(Status::IoError),
-            _ if !self.leased => Some(Status::NoLease),
-            _ if !self.settled || !self.in_force => Some(Status::Busy),
+            _ if !self.leased && !self.breaks.is(Break::ServedWithoutLease) => Some(Status::NoLease),
+            _ if !self.settled && !self.breaks.is(Break::ServedUnsettled) => Some(Status::Busy),
+            _ if !self.in_force && !self.breaks.is(Break::ServedWithoutLease) => Some(Status::Busy),
             _ => None,
         }
+    }
+
+    /// Whether a message or a request belongs to another configuration.
+    pub(super) fn is_foreign(&self, epoch: Epoch) -> bool {
+        epoch != self.epoch() && !self.breaks.is(Break::EpochUnchecked)
     }
 
     /// Whether the master has confirmed the configuration since the lease began; until then the driver

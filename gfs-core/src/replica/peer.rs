@@ -2,6 +2,7 @@
 
 use super::machine::{FlushFor, Replica, Storing};
 use super::types::{Action, Event, Message, Outcome, PreparedWrite, Role, SettledAs, Status, Token};
+use crate::breaks::Break;
 use crate::ids::{Epoch, Sequence};
 
 impl Replica {
@@ -24,7 +25,7 @@ impl Replica {
 
     fn refuse_message(&self, epoch: Epoch, message: &Message) -> Option<Status> {
         match self.role() {
-            _ if epoch != self.epoch() => Some(Status::StaleEpoch),
+            _ if self.is_foreign(epoch) => Some(Status::StaleEpoch),
             Role::Outside => Some(Status::NotMember),
             Role::Primary => Some(Status::Malformed),
             _ if self.broken => Some(Status::IoError),
@@ -47,18 +48,20 @@ impl Replica {
                 .take_while(|write| write.sequence() <= prepared || write.version.epoch == epoch)
                 .last()
                 .map_or(self.committed, PreparedWrite::sequence);
-            self.roll_back_above(keep, out);
+            if !self.breaks.is(Break::TailNotSettled) {
+                self.roll_back_above(keep, out);
+            }
         }
         // Everything committed was prepared here once, so a member that lacks some of it has lost something.
         let lacking = self.prepared() < committed;
         self.suspect |= lacking && !syncing;
-        let suspect = self.suspect && !syncing;
+        let suspect = self.suspect && !syncing && !self.breaks.is(Break::SuspectServes);
         self.settled = !suspect;
         if self.settled {
             self.commit_up_to(committed, out);
         }
-        let settled =
-            SettledAs { prepared: self.prepared(), suspect, trusted: syncing && self.trusted, base: self.base };
+        let told = if self.breaks.is(Break::TailNotSettled) { self.prepared().min(prepared) } else { self.prepared() };
+        let settled = SettledAs { prepared: told, suspect, trusted: syncing && self.trusted, base: self.base };
         let outcome = Outcome { settled: Some(settled), ..Outcome::at(Status::Ok, self.prepared()) };
         answer(token, outcome, out);
     }
@@ -85,11 +88,12 @@ impl Replica {
         let prepared = self.prepared();
         if write.sequence() <= prepared {
             let other = self.log.get(&write.sequence()).is_some_and(|mine| mine.version != write.version);
+            let other = other && !self.breaks.is(Break::TailNotSettled);
             let status = if other { Status::OutOfOrder } else { Status::Ok };
             self.commit_up_to(committed, out);
             return answer(token, Outcome::at(status, prepared), out);
         }
-        if write.sequence() != prepared.next() {
+        if write.sequence() != prepared.next() && !self.breaks.is(Break::GapInPrepares) {
             return answer(token, Outcome::at(Status::OutOfOrder, prepared), out);
         }
         self.commit_up_to(committed, out);
@@ -108,6 +112,9 @@ impl Replica {
         match result {
             Ok(()) => {
                 self.append_to_log(write, confirmed);
+                if self.breaks.is(Break::PreparedServedAsCommitted) && self.role() == Role::Secondary {
+                    self.commit_up_to(self.prepared(), out);
+                }
                 answer(token, Outcome::at(Status::Ok, self.prepared()), out);
             }
             Err(status) => {

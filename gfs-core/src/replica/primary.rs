@@ -3,6 +3,7 @@
 use super::machine::{Barrier, FlushFor, Replica, Storing};
 use super::operations::Seen;
 use super::types::{Action, Answer, Message, Mutation, Outcome, PreparedWrite, Role, Status, Ticket, Token, WriteKind};
+use crate::breaks::Break;
 use crate::ids::{BlockVersion, Epoch, OperationId, Sequence, ServerId};
 use std::collections::BTreeSet;
 
@@ -20,7 +21,8 @@ impl Replica {
         if let Some(status) = self.refuse_order(epoch) {
             return out.push(reply(status));
         }
-        match self.operations.seen(operation) {
+        let seen = if self.breaks.is(Break::RepeatApplied) { Seen::New } else { self.operations.seen(operation) };
+        match seen {
             Seen::Known(record) if record.sequence <= self.committed => {
                 let cut = self.operations.cut_before(record.sequence);
                 let outcome = Outcome { offset: record.offset, cut, ..Outcome::at(Status::Ok, record.sequence) };
@@ -58,7 +60,7 @@ impl Replica {
     /// Why a mutation or a flush can't be ordered here, if so.
     fn refuse_order(&self, epoch: Epoch) -> Option<Status> {
         match self.role() {
-            _ if epoch != self.epoch() => Some(Status::StaleEpoch),
+            _ if self.is_foreign(epoch) => Some(Status::StaleEpoch),
             Role::Outside => Some(Status::NotMember),
             Role::Secondary | Role::Syncing => Some(Status::NotPrimary),
             Role::Primary => self.refuse_service(epoch),
@@ -105,7 +107,8 @@ impl Replica {
         }
         let before = self.committed;
         let held = self.counted().map(|server| self.peers.get(&server).map_or(Sequence(0), |peer| peer.acked));
-        let upto = held.min().unwrap_or_else(|| self.prepared());
+        let slowest = if self.breaks.is(Break::CommittedBeforeAll) { held.max() } else { held.min() };
+        let upto = slowest.unwrap_or_else(|| self.prepared());
         self.commit_up_to(upto, out);
         if self.committed == before {
             return;
@@ -137,7 +140,7 @@ impl Replica {
     }
 
     pub(super) fn on_answer(&mut self, from: ServerId, epoch: Epoch, answer: Answer, out: &mut Vec<Action>) {
-        if epoch != self.epoch() || self.role() != Role::Primary || !self.peers.contains_key(&from) {
+        if self.is_foreign(epoch) || self.role() != Role::Primary || !self.peers.contains_key(&from) {
             return;
         }
         match answer {
@@ -162,6 +165,7 @@ impl Replica {
                     }
                 }
                 self.advance(out);
+                self.flush_recruit(from, out);
                 self.ask_if_ready(from, out);
             }
             status => self.on_peer_trouble(from, status, out),
@@ -277,6 +281,9 @@ impl Replica {
         }
         let ticket = self.ticket();
         let mut missing: BTreeSet<ServerId> = self.counted().collect();
+        if self.breaks.is(Break::SyncOfPrimaryOnly) {
+            missing.clear();
+        }
         for to in &missing {
             let message = Message::Flush { ticket, committed: self.committed };
             out.push(Action::Send { to: *to, message });
@@ -304,6 +311,7 @@ impl Replica {
     }
 
     pub(super) fn flushed(&mut self, ticket: Ticket, ok: bool, out: &mut Vec<Action>) {
+        let ok = ok || self.breaks.is(Break::FlushFailureIgnored);
         match self.flushes.remove(&ticket) {
             Some(FlushFor::Barriers) if ok => self.barrier_done(ticket, self.me, out),
             Some(FlushFor::Primary { token, committed }) => {

@@ -3,6 +3,7 @@
 use super::machine::Replica;
 use super::operations::OperationTable;
 use super::types::{Action, Message, OperationRecord, Role, SettledAs, Status, WantedChange};
+use crate::breaks::Break;
 use crate::ids::{Epoch, Sequence, ServerId};
 
 impl Replica {
@@ -20,14 +21,21 @@ impl Replica {
     /// From now on the server counts like a member, for commits and flushes. What was copied and prepared
     /// before is flushed once more, so that no flush in between has passed it by.
     fn count(&mut self, server: ServerId, out: &mut Vec<Action>) {
-        if !self.counting.insert(server) {
+        if self.counting.insert(server) {
+            self.flush_recruit(server, out);
+        }
+    }
+
+    /// Has a counting server make its copy durable, once it is known to hold everything committed. What it has acknowledged may
+    /// lag behind: a flush of less would leave out what a sync, that did not wait for this server, has promised.
+    pub(super) fn flush_recruit(&mut self, server: ServerId, out: &mut Vec<Action>) {
+        let asked = self.durable.contains(&server) || self.recruit_flushes.values().any(|other| *other == server);
+        if asked || !self.counting.contains(&server) || self.prepared_of(server) < self.committed {
             return;
         }
         let ticket = self.ticket();
         self.recruit_flushes.insert(ticket, server);
-        // What it has acknowledged may lag behind what is committed; it holds the rest in order.
-        let committed = self.prepared_of(server).min(self.committed);
-        out.push(Action::Send { to: server, message: Message::Flush { ticket, committed } });
+        out.push(Action::Send { to: server, message: Message::Flush { ticket, committed: self.committed } });
     }
 
     pub(super) fn ask_if_ready(&mut self, server: ServerId, out: &mut Vec<Action>) {
@@ -37,7 +45,8 @@ impl Replica {
     }
 
     fn is_ready(&self, server: ServerId) -> bool {
-        self.durable.contains(&server)
+        let stable = self.durable.contains(&server) || self.breaks.is(Break::PromotedBeforeStable);
+        stable
             && self.counting.contains(&server)
             && !self.failing.contains(&server)
             && self.prepared_of(server) >= self.committed
@@ -65,7 +74,7 @@ impl Replica {
     pub fn accept_copy(&mut self, epoch: Epoch, committed: Sequence) -> Result<Vec<Action>, Status> {
         let mut out = Vec::new();
         match self.role() {
-            _ if epoch != self.epoch() => return Err(Status::StaleEpoch),
+            _ if self.is_foreign(epoch) => return Err(Status::StaleEpoch),
             Role::Syncing => {}
             _ => return Err(Status::NotMember),
         }
@@ -75,7 +84,8 @@ impl Replica {
         if !self.settled {
             return Err(Status::Busy);
         }
-        if self.prepared() < committed || self.committed > committed {
+        let elsewhen = self.prepared() < committed || self.committed > committed;
+        if elsewhen && !self.breaks.is(Break::CopyOfAnotherMoment) {
             return Err(Status::OutOfOrder);
         }
         self.commit_up_to(committed, &mut out);

@@ -2,6 +2,7 @@
 
 use super::machine::{Peer, Replica};
 use super::types::{Action, Message, Outcome, Role, Status};
+use crate::breaks::Break;
 use crate::ids::{Sequence, ServerId};
 use crate::meta::request::Configuration;
 use std::collections::BTreeSet;
@@ -75,7 +76,8 @@ impl Replica {
         let others: BTreeSet<ServerId> =
             known.members.iter().chain(&known.syncing).copied().filter(|server| *server != self.me).collect();
         self.peers = others.iter().map(|server| (*server, Peer::default())).collect();
-        let unsafe_leader = self.broken || (self.suspect && known.members.len() > 1);
+        let lacking = self.suspect && known.members.len() > 1 && !self.breaks.is(Break::SuspectServes);
+        let unsafe_leader = self.broken || lacking;
         if unsafe_leader {
             // It may lack what another member holds: somebody else has to lead. Nobody is a peer meanwhile, so that
             // nothing is sent, settled or filled from here.

@@ -162,7 +162,7 @@ impl World {
         // Some writes came before the last cut of their chunk.
         let last = used.first().map_or(Epoch(0), |(_, handle)| self.bench.state.chunk(*handle).unwrap().cut);
         let cut = if growth.is_multiple_of(2) { last } else { Epoch(0) };
-        let zeroed = cut < last && end > file.size;
+        let zeroed = cut < last;
         let cut_at = (file.size / CHUNK) as u32;
         let waits = file.cut && (end > file.size || (!attach.is_empty() && index >= cut_at));
         let chunk = used.first().map_or(handle, |(_, handle)| *handle);

@@ -53,7 +53,7 @@ fn growth_waits_for_the_cut_and_may_then_be_proposed_again() {
         assert_eq!(bench.state.replayed(*id), None);
         assert_eq!(bench.state.hash(), before);
     }
-    let inside = commit(inode, vec![], vec![(0, handles[0])], Some(100));
+    let inside = commit(inode, vec![], vec![(0, handles[0])], None);
     assert!(matches!(bench.run(session, inside), Reply::Attributes { .. }));
     let epoch = bench.state.shrink(inode).unwrap().epoch;
     bench.apply(Command::FinishShrink { inode, handle: handles[0], epoch, stored: None });
@@ -79,8 +79,9 @@ fn growth_over_what_a_cut_has_zeroed_is_stale() {
     assert_eq!(bench.run(session, all(Epoch(0), 600)), STALE);
     assert_eq!(bench.run(session, commit(inode, vec![(0, handles[0])], vec![], Some(600))), STALE);
     assert_eq!(bench.attributes(inode).size, 500);
-    // What grows nothing came before the cut, and is done.
-    assert!(matches!(bench.run(session, all(Epoch(0), 500)), Reply::Attributes { .. }));
+    // What names no size took the file to be as long before the cut, and is done.
+    let inside = commit_after(Epoch(0), inode, vec![], vec![(0, handles[0])], None);
+    assert!(matches!(bench.run(session, inside), Reply::Attributes { .. }));
     // New members change nothing about what was written.
     let known = bench.state.chunk(handles[0]).unwrap().configuration;
     let next = Configuration { members: known.members[..2].to_vec(), ..known.clone() };
@@ -91,6 +92,21 @@ fn growth_over_what_a_cut_has_zeroed_is_stale() {
     assert_eq!(bench.run(session, all(first, 700)), STALE);
     assert!(matches!(bench.run(session, all(second, 700)), Reply::Attributes { .. }));
     assert_eq!(bench.attributes(inode).size, 700);
+}
+
+#[test]
+fn a_write_that_a_cut_has_zeroed_is_stale_although_another_has_grown_the_file_since() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    let (inode, handles) = bench.file(session, "f", CHUNK);
+    let all = |cut, size| commit_after(cut, inode, vec![], vec![(0, handles[0])], Some(size));
+    bench.run(session, resize(inode, 500));
+    let cut = bench.state.shrink(inode).unwrap().epoch;
+    // Two writes wait for the cut. One reached the chunk before its tail was zeroed, the other after it.
+    assert!(bench.state.waits_for_shrink(&all(Epoch(0), 600)) && bench.state.waits_for_shrink(&all(cut, 700)));
+    bench.apply(Command::FinishShrink { inode, handle: handles[0], epoch: cut, stored: None });
+    assert!(matches!(bench.run(session, all(cut, 700)), Reply::Attributes { .. }));
+    assert_eq!(bench.run(session, all(Epoch(0), 600)), STALE);
 }
 
 #[test]

@@ -357,11 +357,7 @@ fn a_full_recruit_counts_for_commits_and_syncs_before_it_is_a_member() {
     replica.handle(acked(2, 1, 1));
     assert_eq!(replica.committed(), Sequence(1), "a syncing server counts for nothing");
     let actions = replica.handle(Event::Filled { server: server(4), epoch: Epoch(1) });
-    let flush = Message::Flush { ticket: Ticket(1), committed: Sequence(0) };
-    assert_eq!(actions, vec![Action::Send { to: server(4), message: flush }]);
-    let flushed = Answer::Flush(Ticket(1), Outcome::at(Status::Ok, Sequence(0)));
-    replica.handle(Event::Answer { from: server(4), epoch: Epoch(1), answer: flushed });
-    assert_eq!(replica.wanted_change(), None, "it still lacks a committed write");
+    assert_eq!(actions, vec![], "it may still lack a committed write");
     mutate(&mut replica, 2, 2, Mutation::At { kind: WriteKind::Data, offset: 4, length: 4 });
     replica.handle(Event::Stored(Ok(())));
     replica.handle(acked(2, 1, 2));
@@ -370,8 +366,13 @@ fn a_full_recruit_counts_for_commits_and_syncs_before_it_is_a_member() {
     let to_recruit =
         |action: &Action| matches!(action, Action::Send { to, message: Message::Flush { .. } } if *to == server(4));
     assert!(actions.iter().any(to_recruit), "a sync covers it: {actions:?}");
-    replica.handle(acked(4, 1, 2));
+    let actions = replica.handle(acked(4, 1, 2));
     assert_eq!(replica.committed(), Sequence(2));
+    let flush = Message::Flush { ticket: Ticket(2), committed: Sequence(2) };
+    assert!(actions.contains(&Action::Send { to: server(4), message: flush }), "{actions:?}");
+    assert_eq!(replica.wanted_change(), None, "its copy is not on stable storage");
+    let flushed = Answer::Flush(Ticket(2), Outcome::at(Status::Ok, Sequence(2)));
+    replica.handle(Event::Answer { from: server(4), epoch: Epoch(1), answer: flushed });
     let wanted = WantedChange { epoch: Epoch(1), failed: Vec::new(), ready: vec![server(4)] };
     assert_eq!(replica.wanted_change(), Some(wanted));
 }
@@ -389,4 +390,32 @@ fn a_member_that_lacks_what_is_committed_does_not_settle() {
     });
     assert!(told.is_some_and(|settled| settled.suspect));
     assert_eq!(replica.plan_read(Epoch(1), 0, 4), ReadPlan::Refuse(Status::Busy));
+}
+
+#[test]
+fn the_copy_of_a_recruit_is_flushed_with_all_that_was_committed_when_it_began_to_count() {
+    let mut primary = Replica::new(server(1), Loaded::default());
+    primary.handle(Event::Lease(true));
+    primary.handle(Event::InForce(configuration(2, 1, &[1, 2], &[3])));
+    let settled = |suspect| Some(SettledAs { suspect, ..SettledAs::default() });
+    for from in [2, 3] {
+        let outcome = Outcome { settled: settled(false), ..Outcome::at(Status::Ok, Sequence(0)) };
+        primary.handle(Event::Answer { from: server(from), epoch: Epoch(2), answer: Answer::Settle(outcome) });
+    }
+    mutate(&mut primary, 1, 1, Mutation::At { kind: WriteKind::Data, offset: 0, length: 4 });
+    primary.handle(Event::Stored(Ok(())));
+    let prepared = |replica: &mut Replica, from| {
+        let answer = Answer::Prepare(Outcome::at(Status::Ok, Sequence(1)));
+        replica.handle(Event::Answer { from: server(from), epoch: Epoch(2), answer })
+    };
+    prepared(&mut primary, 2);
+    assert_eq!(primary.committed(), Sequence(1));
+    // A sync that is answered now promises the write; server 3 does not count yet, and may not have it.
+    assert_eq!(primary.handle(Event::Filled { server: server(3), epoch: Epoch(2) }), []);
+    let flush = Message::Flush { ticket: Ticket(1), committed: Sequence(1) };
+    assert_eq!(prepared(&mut primary, 3), [Action::Send { to: server(3), message: flush }]);
+    assert_eq!(primary.wanted_change(), None);
+    let answer = Answer::Flush(Ticket(1), Outcome::at(Status::Ok, Sequence(1)));
+    primary.handle(Event::Answer { from: server(3), epoch: Epoch(2), answer });
+    assert_eq!(primary.wanted_change().map(|change| change.ready), Some(vec![server(3)]));
 }
