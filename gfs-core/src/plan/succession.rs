@@ -57,8 +57,15 @@ pub fn successor(
     ready: &[ServerId],
     known: &Known<'_>,
 ) -> Option<Configuration> {
-    if !failed.contains(&now.primary) && can_lead(&[now.primary], known).is_some() {
-        return Some(configure::promoted(&configure::without(now, failed, known.view)?, ready));
+    if !failed.contains(&now.primary) {
+        match (known.standing)(now.primary) {
+            Standing::Sound | Standing::Damaged => {
+                return Some(configure::promoted(&configure::without(now, failed, known.view)?, ready));
+            }
+            // Perhaps it is only late: whoever misses it calls it failed.
+            Standing::Unknown => return None,
+            Standing::Suspect(_) | Standing::Gone => {}
+        }
     }
     let rest: Vec<ServerId> = now.members.iter().filter(|server| !failed.contains(server)).copied().collect();
     let Some(primary) = can_lead(&rest, known) else { return survivor(now, known) };
@@ -150,6 +157,14 @@ mod tests {
     }
 
     #[test]
+    fn a_primary_that_nobody_calls_failed_stays_until_it_is_heard_again() {
+        let now = configuration(2, &[1, 2, 3], &[]);
+        assert_eq!(Case::new(&[(1, SOUND)]).next(&now, &[3], &[]), None);
+        let gone = Case::new(&[(1, SOUND), (2, Standing::Gone)]);
+        assert_eq!(gone.next(&now, &[3], &[]), Some(configuration(1, &[1, 2], &[])));
+    }
+
+    #[test]
     fn a_failed_primary_is_followed_by_a_sound_member_and_never_by_a_syncing_one() {
         let now = configuration(1, &[1, 2, 3], &[4]);
         let case = Case::new(&[(3, SOUND), (4, SOUND)]);
@@ -195,7 +210,7 @@ mod tests {
         let now = configuration(1, &[1, 2, 3], &[]);
         let mut case = Case::new(&[(1, suspect(5, 5)), (2, suspect(6, 6))]);
         assert_eq!(case.next(&now, &[1], &[]), None);
-        assert_eq!(case.next(&now, &[3], &[]), None, "a secondary that is gone was dropped in favour of suspects");
+        assert_eq!(case.next(&now, &[3], &[]), None, "a secondary that is away was dropped in favour of suspects");
         case.waited = true;
         case.leased = ids(&[3]);
         assert_eq!(case.next(&now, &[1], &[]), None, "a member with a lease was dropped");

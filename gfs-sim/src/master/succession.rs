@@ -1,6 +1,4 @@
-//! Who the members of a chunk are next: the one decision of the simulated master that is not the core's.
-//!
-//! `next` is a function of what the master knows, so that a decision of the core can take its place.
+//! Who the members of a chunk are next: the core decides (`gfs_core::plan::succession`), this tells it how members stand.
 
 use super::Master;
 use crate::breaks::Neglect;
@@ -8,6 +6,9 @@ use crate::message::Health;
 use gfs_core::ids::{ChunkHandle, Sequence, ServerId};
 use gfs_core::meta::command::Command;
 use gfs_core::meta::request::Configuration;
+use gfs_core::placement::ServerView;
+use gfs_core::plan::ClusterView;
+use gfs_core::plan::succession::{self, Claim, Known};
 
 /// What the master knows of a server named by a configuration.
 #[derive(Clone, Copy, Debug)]
@@ -23,18 +24,19 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// It holds everything committed, and that is known.
-    fn is_sound(&self) -> bool {
-        self.alive && self.health == Some(Health::Sound)
+    fn judged(self) -> succession::Standing {
+        let claim = Claim { flushed: self.flushed, ..Claim::default() };
+        match (self.alive, self.health) {
+            (_, Some(Health::Broken)) => succession::Standing::Gone,
+            (true, Some(Health::Sound)) => succession::Standing::Sound,
+            (true, Some(Health::Suspect)) => succession::Standing::Suspect(claim),
+            _ => succession::Standing::Unknown,
+        }
     }
 }
 
 /// The configuration without `failed`, as far as they may be dropped, and with `ready` as members; `None` when nothing may
-/// change, or nobody could lead.
-///
-/// Members that may lack something (rule 8) never get the better of one that may not: unless one is left of whom it is known
-/// that it holds everything, the others are waited for. When all have said that they lost power, all of them hold what was
-/// synced, and the one that has flushed most goes on alone (rule 7).
+/// change, or nobody could lead. Nobody is given up here because it is away: all servers come back.
 pub(super) fn next(
     known: &Configuration,
     failed: &[ServerId],
@@ -42,37 +44,22 @@ pub(super) fn next(
     prefers_suspects: bool,
     standing: impl Fn(ServerId) -> Standing,
 ) -> Option<Configuration> {
+    let named = || known.members.iter().chain(&known.syncing).copied();
     let goes =
         |server: &ServerId| failed.contains(server) && (known.syncing.contains(server) || standing(*server).droppable);
-    let leads = |server: &&ServerId| {
-        let standing = standing(**server);
-        standing.is_sound() || (prefers_suspects && standing.alive)
+    let failed: Vec<ServerId> = named().filter(goes).collect();
+    let judged = |server: ServerId| match standing(server).judged() {
+        succession::Standing::Suspect(_) if prefers_suspects => succession::Standing::Sound,
+        judged => judged,
     };
-    let mut members: Vec<ServerId> = known.members.iter().filter(|server| !goes(server)).copied().collect();
-    let drops = members.len() < known.members.len();
-    if drops && members.iter().find(leads).is_none() {
-        return survivor(known, standing);
-    }
-    let primary = if members.contains(&known.primary) { known.primary } else { *members.iter().find(leads)? };
-    let mut syncing: Vec<ServerId> = known.syncing.iter().filter(|server| !goes(server)).copied().collect();
-    members.extend(syncing.iter().filter(|server| ready.contains(server)));
-    syncing.retain(|server| !ready.contains(server));
-    members.sort_unstable();
-    let next = Configuration { epoch: known.epoch, primary, members, syncing };
-    (next != *known).then_some(next)
-}
-
-/// Who goes on alone when no member is sound.
-fn survivor(known: &Configuration, standing: impl Fn(ServerId) -> Standing) -> Option<Configuration> {
-    let unsound = |server: &ServerId| standing(*server).health.is_some_and(|health| health != Health::Sound);
-    if !known.members.iter().all(unsound) {
-        return None;
-    }
-    let suspects = known.members.iter().filter(|server| standing(**server).health == Some(Health::Suspect));
-    let best = suspects.copied().max_by_key(|server| standing(*server).flushed)?;
-    let free = known.members.iter().all(|server| *server == best || standing(*server).droppable);
-    let alone = Configuration { primary: best, members: vec![best], syncing: Vec::new(), ..known.clone() };
-    (free && standing(best).alive && alone != *known).then_some(alone)
+    let view = named().map(|server| ServerView { server, online: standing(server).alive, ..ServerView::default() });
+    let asked = Known {
+        view: &ClusterView::new(view),
+        standing: &judged,
+        waited: false,
+        may_drop: &|server| standing(server).droppable,
+    };
+    succession::successor(known, &failed, ready, &asked).filter(|next| next != known)
 }
 
 impl Master {
@@ -103,7 +90,14 @@ impl Master {
         let known = &info.configuration;
         let standing = |server: ServerId| {
             let standing = self.standing(now, handle, known, server);
-            Standing { droppable: standing.droppable || asker == Some(server), ..standing }
+            match asker {
+                // Who asks, and not to be left out, is here and holds what it leads.
+                Some(asker) if asker == server && !failed.contains(&asker) => {
+                    Standing { alive: true, droppable: true, health: Some(Health::Sound), ..standing }
+                }
+                Some(asker) if asker == server => Standing { droppable: true, ..standing },
+                _ => standing,
+            }
         };
         let prefers = self.breach.neglects(Neglect::SuspectPreferred);
         if let Some(next) = next(known, failed, ready, prefers, standing) {
