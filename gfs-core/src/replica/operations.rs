@@ -22,14 +22,14 @@ pub enum Seen {
     Confirmed,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 struct SessionRecords {
     confirmed: u64,
     records: BTreeMap<u64, OperationRecord>,
 }
 
 /// Records of operations by session, and by place in the history.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct OperationTable {
     sessions: BTreeMap<SessionId, SessionRecords>,
     by_sequence: BTreeMap<Sequence, OperationId>,
