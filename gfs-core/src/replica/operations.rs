@@ -45,6 +45,15 @@ impl OperationTable {
         table
     }
 
+    /// The table of a replica that was filled up to `committed` with these records: what was prepared beyond that stays.
+    pub fn filled(&self, committed: Sequence, records: &[OperationRecord]) -> Self {
+        let mut table = Self::from_records(records);
+        for record in self.records().into_iter().filter(|record| record.sequence > committed) {
+            table.insert(record);
+        }
+        table
+    }
+
     /// All records, by session and operation.
     pub fn records(&self) -> Vec<OperationRecord> {
         self.sessions.values().flat_map(|session| session.records.values().copied()).collect()
