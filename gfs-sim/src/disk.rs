@@ -116,8 +116,8 @@ impl ChunkDisk {
     /// Begins to be filled from `base`.
     pub fn start_fill(&mut self, base: Sequence) {
         self.files.prepared.clear();
-        let committed = self.files.committed;
-        self.files.operations.split_off(&committed.next());
+        let kept = self.files.committed.min(base);
+        self.files.operations.split_off(&kept.next());
         self.files.committed = base;
     }
 

@@ -10,7 +10,7 @@ use super::record::JournalRecord;
 use super::types::BlockInfo;
 use crc_fast::crc32_iscsi;
 use gfs_core::ids::Sequence;
-use gfs_core::replica::{OperationRecord, OperationTable};
+use gfs_core::replica::OperationRecord;
 use std::sync::atomic::Ordering;
 
 impl Chunk {
@@ -28,6 +28,8 @@ impl Chunk {
         state.intent = true;
         state.intent_end = appended.end.0;
         self.forget_prepared(&mut state, Sequence(0))?;
+        let kept = state.committed.min(base);
+        state.operations.roll_back(kept);
         state.committed = base;
         state.flushed = state.flushed.min(base);
         let flushed = state.flushed;
@@ -108,7 +110,7 @@ impl Chunk {
         let record = JournalRecord::CopyFinish { length, operations: operations.to_vec() };
         let appended = self.journal(&mut state, &record)?;
         let committed = state.committed;
-        state.operations = OperationTable::from_records(operations);
+        state.operations = state.operations.filled(committed, operations);
         (state.filling, state.stored) = (false, None);
         state.landed_dirty = false;
         let fresh = std::mem::take(&mut state.fresh);

@@ -258,6 +258,8 @@ impl Replay {
                 self.redo.clear();
                 self.crcs.clear();
                 state.prepared.clear();
+                let kept = state.committed.min(base);
+                state.operations.roll_back(kept);
                 state.committed = base;
                 state.flushed = state.flushed.min(base);
                 state.filling = true;
@@ -266,7 +268,7 @@ impl Replay {
             }
             JournalRecord::CopyFinish { length, operations } => {
                 self.redo.push(Redo::Length(length));
-                state.operations = OperationTable::from_records(&operations);
+                state.operations = state.operations.filled(state.committed, &operations);
                 state.flushed = state.committed;
                 state.filling = false;
             }

@@ -383,7 +383,7 @@ pub struct ServerAddress {
 }
 
 /// The committed configuration of a chunk (design section 4, rule 1).
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Configuration {
     /// Its version.
     pub epoch: Epoch,

@@ -8,7 +8,7 @@ use crate::arena::codec::{SliceReader, put_varint};
 use crate::ids::{BlockVersion, ChunkHandle, Epoch, Sequence};
 
 /// How much of a chunk is stored, as of one moment of its history.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Stored {
     /// Blocks of [`Stored::BLOCK`] bytes that hold bytes.
     pub blocks: u32,

@@ -10,7 +10,7 @@ use crate::meta::request::Configuration;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a primary knows of another server of its configuration.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Peer {
     /// It answered the settle of this epoch.
     pub settled: bool,
@@ -21,7 +21,7 @@ pub(super) struct Peer {
 }
 
 /// A flush that clients wait for, at a primary.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Barrier {
     pub token: Token,
     /// Servers that have not said that theirs is done, this one included.
@@ -31,7 +31,7 @@ pub(super) struct Barrier {
 }
 
 /// What waits for the local store or disk.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Storing {
     /// A client's write at the primary.
     Own { write: PreparedWrite, confirmed: u64, token: Token },
@@ -40,7 +40,7 @@ pub(super) enum Storing {
 }
 
 /// What a flush of this server is for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum FlushFor {
     /// Barriers of this primary.
     Barriers,
@@ -49,7 +49,7 @@ pub(super) enum FlushFor {
 }
 
 /// One chunk on one server.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Replica {
     pub(super) me: ServerId,
     pub(super) configuration: Option<Configuration>,

@@ -22,14 +22,14 @@ pub enum Seen {
     Confirmed,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 struct SessionRecords {
     confirmed: u64,
     records: BTreeMap<u64, OperationRecord>,
 }
 
 /// Records of operations by session, and by place in the history.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct OperationTable {
     sessions: BTreeMap<SessionId, SessionRecords>,
     by_sequence: BTreeMap<Sequence, OperationId>,
@@ -41,6 +41,15 @@ impl OperationTable {
         let mut table = Self::default();
         for record in records {
             table.insert(*record);
+        }
+        table
+    }
+
+    /// The table of a replica that was filled up to `committed` with these records: what was prepared beyond that stays.
+    pub fn filled(&self, committed: Sequence, records: &[OperationRecord]) -> Self {
+        let mut table = Self::from_records(records);
+        for record in self.records().into_iter().filter(|record| record.sequence > committed) {
+            table.insert(record);
         }
         table
     }

@@ -70,7 +70,8 @@ impl Replica {
     fn start_fill(&mut self, base: Sequence, out: &mut Vec<Action>) {
         self.refilled = false;
         self.log.clear();
-        self.operations.roll_back(self.committed);
+        // What it held beyond the primary's history is not part of it, after a power loss of all members.
+        self.operations.roll_back(self.committed.min(base));
         self.trusted &= self.committed <= base;
         self.committed = base;
         self.base = base;

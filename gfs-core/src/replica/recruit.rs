@@ -1,7 +1,6 @@
 //! Filling a syncing server and making it a member; and what a primary wants of the master.
 
 use super::machine::Replica;
-use super::operations::OperationTable;
 use super::types::{Action, Message, OperationRecord, Role, SettledAs, Status, WantedChange};
 use crate::breaks::Break;
 use crate::ids::{Epoch, Sequence, ServerId};
@@ -96,12 +95,7 @@ impl Replica {
     /// that are prepared here.
     pub fn finish_copy(&mut self, length: u64, operations: &[OperationRecord]) {
         self.refilled = true;
-        let newer: Vec<OperationRecord> =
-            self.operations.records().into_iter().filter(|record| record.sequence > self.committed).collect();
-        self.operations = OperationTable::from_records(operations);
-        for record in newer {
-            self.operations.insert(record);
-        }
+        self.operations = self.operations.filled(self.committed, operations);
         self.length = length;
     }
 

@@ -38,7 +38,7 @@ impl WriteKind {
 }
 
 /// A write with its place in the chunk's history.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PreparedWrite {
     /// The epoch in which it was first ordered, and its place.
     pub version: BlockVersion,
@@ -72,7 +72,7 @@ impl PreparedWrite {
 }
 
 /// What a replica remembers of an operation, so that a repeat is answered and not applied.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct OperationRecord {
     /// Whose.
     pub operation: OperationId,
@@ -103,7 +103,7 @@ pub enum Status {
 }
 
 /// The answer to a token.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Outcome {
     /// How it ended.
     pub status: Status,
@@ -132,7 +132,7 @@ impl Outcome {
 }
 
 /// What a member says of itself when it settles.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct SettledAs {
     /// Prepared without a gap up to here.
     pub prepared: Sequence,
@@ -261,7 +261,7 @@ pub enum Event {
 }
 
 /// What a primary says to the other servers of its configuration.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Message {
     /// Agree with my prefix: forget what was ordered in older epochs beyond `prepared`.
     Settle {
@@ -291,7 +291,7 @@ pub enum Message {
 }
 
 /// A member's answer to a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Answer {
     /// To a prepare.
     Prepare(Outcome),

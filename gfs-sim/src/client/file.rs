@@ -82,6 +82,8 @@ pub(super) struct Work {
     cut: Epoch,
     stored: Option<Stored>,
     tries: u32,
+    /// What it knew of the chunk's place is old.
+    refused: bool,
     /// How the chunk server answered last.
     last: Option<Status>,
     pub(super) suspects: Vec<ServerId>,
@@ -112,6 +114,7 @@ impl Work {
             cut: Epoch(0),
             stored: None,
             tries: 0,
+            refused: false,
             last: None,
             suspects: Vec::new(),
         }
@@ -232,7 +235,8 @@ impl Client {
             Packet::Located { assigned, .. } => match (assigned, &mut work.target) {
                 (Some(assigned), Some(target)) => {
                     target.moved |= target.configuration.epoch != assigned.configuration.epoch;
-                    target.configuration = assigned.configuration;
+                    target.configuration = assigned.configuration.clone();
+                    self.locations.insert(target.handle, assigned.configuration);
                     Next::Step(Step::Data)
                 }
                 _ => Next::Again,
@@ -286,11 +290,25 @@ impl Client {
             }
             Answer::Layout { attributes, chunks } => {
                 (work.size, work.chunks) = (attributes.size, chunks);
+                self.recall(work, sight);
                 self.laid_out(work, sight)
             }
             // The file is gone.
             _ => Next::End(true),
         }
+    }
+
+    /// Now and then goes where the chunks were when it looked before, as one does that keeps what it knows.
+    fn recall(&mut self, work: &mut Work, sight: &mut Sight) {
+        for location in &mut work.chunks {
+            let known = self.locations.entry(location.handle).or_insert_with(|| location.configuration.clone());
+            if work.refused || sight.rng.chance(50) {
+                known.clone_from(&location.configuration);
+            } else {
+                location.configuration.clone_from(known);
+            }
+        }
+        work.refused = false;
     }
 
     fn laid_out(&mut self, work: &mut Work, sight: &mut Sight) -> Next {
@@ -380,7 +398,10 @@ impl Client {
         work.last = Some(outcome.status);
         match (work.kind, outcome.status) {
             (Kind::Read { .. }, Status::Ok) => self.read_done(work, value, sight),
-            (Kind::Read { .. }, _) => Next::Again,
+            (Kind::Read { .. }, _) => {
+                work.refused = true;
+                Next::Again
+            }
             (Kind::Sync, Status::Ok) => {
                 if let Some(target) = &work.target {
                     sight.history.chunk_synced(target.handle, outcome.sequence);

@@ -13,6 +13,7 @@ pub use file::{FILE_BLOCKS, FILE_CHUNKS};
 use gfs_core::ids::{ChunkHandle, OperationId, ServerId, SessionId};
 use gfs_core::meta::request::{ClientCommand, Configuration, Credentials, Request};
 use names::Names;
+use std::collections::BTreeMap;
 
 /// What a client wants done.
 #[derive(Clone, Debug)]
@@ -72,6 +73,8 @@ pub struct Client {
     next_value: u64,
     /// Reserved chunks that nothing was written to.
     reserved: Vec<(ChunkHandle, Configuration)>,
+    /// Where chunks were when this client last looked. It may act on that until it is refused.
+    locations: BTreeMap<ChunkHandle, Configuration>,
     closing: Closing,
 }
 
@@ -93,6 +96,7 @@ impl Client {
             data_confirmed: 0,
             next_value: (id << 40) + (incarnation << 24),
             reserved: Vec::new(),
+            locations: BTreeMap::new(),
             closing: Closing::Not,
         }
     }

@@ -35,9 +35,16 @@ pub(super) fn calls(
     kept: impl Fn(&crate::history::Change) -> bool,
 ) -> Vec<Call> {
     let changes = history.changes.iter().filter(|change| change.inode == inode && change.asked < end);
+    let losses = history.losses(inode);
     let mut calls: Vec<Call> = changes
         .filter_map(|change| {
-            let value = change.value_at(block)?;
+            // What remembered that it was done may have been lost with an append: then it was done again elsewhere.
+            let twice = change.append
+                && losses.iter().any(|lost| change.asked <= *lost && change.acknowledged.is_none_or(|at| at >= *lost));
+            let Some(value) = change.value_at(block) else {
+                let (asked, value) = (change.asked, change.value);
+                return twice.then_some(Call { asked, answered: u64::MAX, value, read: false });
+            };
             let sure = change.acknowledged.filter(|at| (*at < end && change.asked >= start) || kept(change));
             Some(Call { asked: change.asked, answered: sure.unwrap_or(u64::MAX), value, read: false })
         })

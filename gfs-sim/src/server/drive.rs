@@ -58,9 +58,13 @@ impl Server {
             Action::Store { .. } => unreachable!("handled by carry_out"),
             Action::Commit(upto) => {
                 let reverse = self.breach.neglects(Neglect::CommittedInReverse);
+                // One that is being filled may hold what all members have lost since; it is judged when it is a member.
+                let counts = self.slots.get(&handle).is_some_and(|slot| slot.replica.role() != Role::Syncing);
                 let Some(chunk) = self.writable(handle, world) else { return };
                 for (write, value) in chunk.commit(upto, reverse) {
-                    world.history.on_commit(self.id, handle, &write, value);
+                    if counts {
+                        world.history.on_commit(self.id, handle, &write, value);
+                    }
                 }
             }
             Action::RollBack(above) => {

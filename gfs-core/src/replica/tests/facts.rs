@@ -5,8 +5,8 @@ use super::network::{Body, Wants};
 use crate::ids::{BlockVersion, Epoch, OperationId, Sequence, SessionId};
 use crate::meta::request::Configuration;
 use crate::replica::{
-    Action, Answer, Event, Loaded, Message, Mutation, Outcome, PreparedWrite, ReadPlan, Replica, Role, SettledAs,
-    Status, Ticket, Token, WantedChange, WriteKind,
+    Action, Answer, Event, Loaded, Message, Mutation, OperationRecord, Outcome, PreparedWrite, ReadPlan, Replica, Role,
+    SettledAs, Status, Ticket, Token, WantedChange, WriteKind,
 };
 
 fn configuration(epoch: u32, primary: u16, members: &[u16], syncing: &[u16]) -> Configuration {
@@ -418,4 +418,31 @@ fn the_copy_of_a_recruit_is_flushed_with_all_that_was_committed_when_it_began_to
     let answer = Answer::Flush(Ticket(1), Outcome::at(Status::Ok, Sequence(1)));
     primary.handle(Event::Answer { from: server(3), epoch: Epoch(2), answer });
     assert_eq!(primary.wanted_change().map(|change| change.ready), Some(vec![server(3)]));
+}
+
+#[test]
+fn a_server_that_is_filled_from_an_earlier_moment_forgets_operations_that_are_not_in_that_history() {
+    let record = |operation, sequence| OperationRecord {
+        operation: OperationId { session: SessionId(9), operation },
+        sequence: Sequence(sequence),
+        offset: 0,
+    };
+    // All lost power, and the one that went on had flushed less than this one.
+    let loaded = Loaded {
+        configuration: Some(configuration(1, 2, &[1, 2], &[])),
+        committed: Sequence(3),
+        operations: vec![record(1, 1), record(3, 3)],
+        ..Loaded::default()
+    };
+    let mut replica = Replica::new(server(1), loaded);
+    replica.handle(Event::Lease(true));
+    replica.handle(Event::InForce(configuration(3, 2, &[2], &[1])));
+    let settle = Message::Settle { committed: Sequence(1), prepared: Sequence(1) };
+    replica.handle(Event::Peer { token: None, epoch: Epoch(3), message: settle });
+    assert_eq!(replica.accept_copy(Epoch(3), Sequence(1)), Ok(vec![]));
+    replica.finish_copy(4, &[record(1, 1)]);
+    replica.handle(Event::InForce(configuration(4, 1, &[1, 2], &[])));
+    replica.handle(answer(2, 4, 1, 1));
+    let actions = mutate(&mut replica, 5, 3, Mutation::At { kind: WriteKind::Data, offset: 0, length: 4 });
+    assert!(matches!(actions.as_slice(), [Action::Store { .. }]), "it waits for a write that nobody has: {actions:?}");
 }
