@@ -140,9 +140,7 @@ impl Admin<'_> {
         Ok(match reply.status() {
             DataStatus::Ok => Copy::Whole { digest: reply.digest, sequence: reply.sequence },
             DataStatus::Corrupt => Copy::Damaged(reply.message),
-            DataStatus::IoError | DataStatus::NoChunk => {
-                Copy::Damaged(format!("{:?} {}", reply.status(), reply.message))
-            }
+            DataStatus::IoError => Copy::Damaged(format!("{:?} {}", reply.status(), reply.message)),
             _ => Copy::Moved,
         })
     }

@@ -82,10 +82,10 @@ fn assigned(from: v1::Assignment) -> Result<Assigned, convert::ConvertError> {
 /// Stops serving a replica and asks to be left out. Nothing here waits for the replica: its disk may hang.
 fn leave(driver: &Arc<Driver>, handle: ChunkHandle, epoch: Epoch) {
     let Some(slot) = driver.slot(handle) else { return };
-    if slot.epoch() != epoch || slot.role() == Role::Outside {
+    // A newer epoch than is known here: the replica may be waiting for its disk. Who has left one serves in no older one either.
+    if slot.epoch() > epoch || slot.role() == Role::Outside || !slot.leave(epoch) {
         return;
     }
-    slot.leave(epoch);
     driver.push_later(&slot, Job::Broken { kind: ProblemKind::Unserved, detail: "asked to leave".into() });
     driver.ask_to_leave(slot, epoch);
 }

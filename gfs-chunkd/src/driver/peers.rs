@@ -170,7 +170,7 @@ impl Driver {
         self.spawn(async move {
             let wanted = WantedChange { epoch, failed: vec![driver.me], ready: Vec::new() };
             let mut tries = 0_u32;
-            while slot.epoch() == epoch && slot.role() != Role::Outside && !driver.ask_for(&slot, &wanted).await {
+            while slot.epoch() <= epoch && slot.role() != Role::Outside && !driver.ask_for(&slot, &wanted).await {
                 tries += 1;
                 tokio::time::sleep(if tries < ASK_OFTEN { ASK_AGAIN } else { ASK_SELDOM }).await;
             }

@@ -192,7 +192,7 @@ pub struct Slot {
     role: AtomicU8,
     settled: AtomicBool,
     waiting: AtomicBool,
-    /// The epoch in which this server has left; 0 is none.
+    /// The newest epoch in which this server has left; 0 is none.
     left: AtomicU32,
 }
 
@@ -235,15 +235,15 @@ impl Slot {
         Epoch(self.epoch.load(Ordering::Acquire))
     }
 
-    /// Nothing is served in this epoch any more. Takes effect at once, also while the replica waits for its disk.
-    pub fn leave(&self, epoch: Epoch) {
-        self.left.store(epoch.0, Ordering::SeqCst);
+    /// Nothing is served in this epoch, or an older one, any more. Takes effect at once, also while the replica waits for its disk.
+    /// False when that was so already.
+    pub fn leave(&self, epoch: Epoch) -> bool {
+        self.left.fetch_max(epoch.0, Ordering::SeqCst) < epoch.0
     }
 
     /// Whether this server has left in the epoch that it knows.
     pub fn has_left(&self) -> bool {
-        let left = self.left.load(Ordering::SeqCst);
-        left != 0 && left == self.epoch.load(Ordering::Acquire)
+        self.left.load(Ordering::SeqCst) >= self.epoch.load(Ordering::Acquire).max(1)
     }
 
     /// The term in which the master confirmed the configuration.

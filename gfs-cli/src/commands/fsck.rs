@@ -65,7 +65,7 @@ struct Deep {
     differ: Vec<Trouble>,
     /// Copies that could not be read; they are replaced.
     damaged: Vec<Trouble>,
-    /// Chunks that were written all the time.
+    /// Chunks that were written all the time, or of which a copy could not be asked.
     busy: u64,
 }
 
@@ -75,10 +75,12 @@ impl Report {
         let left =
             self.lost > 0 || !self.inconsistencies.is_empty() || deep.is_some_and(|deep| !deep.differ.is_empty());
         let mending = self.below_goal > 0 || self.damaged > 0 || deep.is_some_and(|deep| !deep.damaged.is_empty());
-        match (left, mending) {
-            (true, _) => 4,
-            (false, true) => 1,
-            (false, false) => 0,
+        let unknown = deep.is_some_and(|deep| deep.busy > 0);
+        match (left, unknown, mending) {
+            (true, _, _) => 4,
+            (false, true, _) => FAILED,
+            (false, false, true) => 1,
+            (false, false, false) => 0,
         }
     }
 }
@@ -268,12 +270,16 @@ fn text(report: &Report) -> String {
         list(&mut lines, &deep.damaged);
         list(&mut lines, &deep.differ);
         if deep.busy > 0 {
-            lines.push(format!("{} being written all the time: not compared", human::count(deep.busy, "chunk")));
+            lines.push(format!(
+                "{} not compared: written all the time, or a copy could not be asked",
+                human::count(deep.busy, "chunk")
+            ));
         }
     }
     lines.push(match report.exit() {
         0 => "clean".into(),
         1 => "found problems that mend themselves: check again later".into(),
+        FAILED => "not everything could be checked".into(),
         _ => "problems are left".into(),
     });
     lines.join("\n")

@@ -28,6 +28,8 @@ impl Replica {
         } else if role != Role::Outside {
             self.whole = true;
         }
+        // Alone: what is whole of it is worth more than nothing; a failed disk will say so again.
+        self.broken &= !alone;
         self.base = self.committed;
         out.push(Action::Persist(next));
         let promoted = before == Role::Syncing && role == Role::Secondary && self.refilled;

@@ -74,7 +74,9 @@ impl Repairer {
                 continue;
             }
             // The last copies are kept, wherever they are; and somebody who is there and holds everything must lead.
-            if let Some(next) = leader.successor(&info, &failed, &[], None) {
+            if let Some(next) = leader.successor(&info, &failed, &[], None)
+                && leader.servers.standing(next.primary, info.handle) != Standing::Damaged
+            {
                 dropped += 1;
                 carry_out(leader, &info, next).await;
             }
@@ -160,7 +162,11 @@ fn copies_under_way(leader: &Leader, mut count: impl FnMut(&ChunkInfo)) {
 
 /// Replicas that their servers cannot serve leave their configurations; a new copy is made.
 async fn drop_damaged(leader: &Leader) {
-    for (handle, server) in leader.servers.problems().into_iter().take(DROPS) {
+    let mut done = 0;
+    for (handle, server) in leader.servers.problems() {
+        if done >= DROPS {
+            break;
+        }
         let info = leader.machine.state().chunk(handle);
         let Some(info) = info.filter(|info| info.configuration.members.contains(&server)) else {
             leader.servers.forget_problem(server, handle);
@@ -170,6 +176,7 @@ async fn drop_damaged(leader: &Leader) {
         // Never in favour of members that are damaged too.
         let sound = next.members.iter().any(|member| !leader.servers.has_problem(*member, handle));
         if sound {
+            done += 1;
             let (expected, reason) = (info.configuration.epoch, Reason::UnderGoal);
             perform(leader, Action { handle, expected, next, reason }).await;
             leader.want(handle);

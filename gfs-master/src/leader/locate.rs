@@ -18,8 +18,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 impl Leader {
     /// The configuration in force of a chunk, if possible newer than `known`; `None` when the chunk is gone. `suspects`
-    /// are servers that did not answer the asker: a primary among them whose lease is over is dropped, and one that is alive and does
-    /// not answer for long leads no more.
+    /// are servers that did not answer the asker: a primary among them whose lease is over is dropped.
     pub async fn locate(
         self: &Arc<Self>,
         handle: ChunkHandle,
@@ -39,7 +38,6 @@ impl Leader {
             }
             if named && suspects.contains(&info.configuration.primary) {
                 self.fail_over(&info).await;
-                self.replace_primary(&info).await;
             }
             let changed = self.changed.notified();
             // Waiting a little is all that is left to do.

@@ -143,17 +143,20 @@ impl Leader {
         let gone = before.iter().filter(|server| !next.members.contains(server));
         let mut changed: Vec<ServerId> =
             gone.chain(next.members.iter().filter(|server| !before.contains(server))).copied().collect();
-        for server in &changed {
-            self.servers.forget_problem(*server, handle);
-            self.complaints.forget(handle, *server);
-        }
         if let [alone] = next.members[..] {
             // Nobody knows more: what it has counts from now on.
             changed.push(alone);
         }
+        let wanted = Configuration { epoch: info.configuration.epoch.next(), ..next.clone() };
         let command = Command::Reconfigure { handle, expected: info.configuration.epoch, next };
         let reply = self.consensus.propose(command).await?;
-        changed.into_iter().for_each(|server| self.servers.forget_claim(server, handle));
+        if reply == CommandReply::Configuration(Some(wanted)) {
+            for server in changed {
+                self.servers.forget_problem(server, handle);
+                self.servers.forget_claim(server, handle);
+                self.complaints.forget(handle, server);
+            }
+        }
         self.announce([handle]);
         self.changed.notify_waiters();
         match reply {

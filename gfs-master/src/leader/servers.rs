@@ -373,12 +373,17 @@ impl SoftServers {
         }
     }
 
-    /// A full report has ended. The first one after a registration answers the state as of then.
-    pub fn reported(&self, server: ServerId, incarnation: u64) -> Option<State> {
-        let mut inner = self.inner.lock();
-        let soft = registered(&mut inner, server, incarnation).ok()?;
-        soft.reported = true;
-        soft.baseline.take()
+    /// The state as of a registration, until a full report has been compared with it.
+    pub fn baseline(&self, server: ServerId, incarnation: u64) -> Option<State> {
+        registered(&mut self.inner.lock(), server, incarnation).ok()?.baseline.clone()
+    }
+
+    /// A full report has ended, and is compared with what the server must have.
+    pub fn reported(&self, server: ServerId, incarnation: u64) {
+        if let Ok(soft) = registered(&mut self.inner.lock(), server, incarnation) {
+            soft.reported = true;
+            soft.baseline = None;
+        }
     }
 
     /// A server does not have a replica that it must have.

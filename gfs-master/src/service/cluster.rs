@@ -179,10 +179,12 @@ impl v1::cluster_server::Cluster for ClusterService {
             report.take(&self.leader, server, piece).await?;
         }
         if let (Some((server, incarnation)), true) = (caller, report.full) {
-            let baseline = self.leader.servers.reported(server, incarnation);
+            let baseline = self.leader.servers.baseline(server, incarnation);
             if let Some(baseline) = baseline {
                 compare(&self.leader, server, &report.held, &baseline).await;
             }
+            // Only now is it known what it has lost.
+            self.leader.servers.reported(server, incarnation);
             self.leader.work.notify_one();
         }
         self.durable().await?;
