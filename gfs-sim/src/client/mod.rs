@@ -36,6 +36,7 @@ pub struct Sight<'a> {
 
 /// A call.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // One for each client, and never moved.
 enum Task {
     /// On a file.
     File(Work),
@@ -135,7 +136,7 @@ impl Client {
     pub fn wake(&mut self, sight: &mut Sight) -> Vec<Want> {
         if self.session.is_none() {
             // The same attempt, whoever answers: the call is its nonce.
-            let call = *self.question.get_or_insert_with(|| (self.next_call, None));
+            let call = *self.question.get_or_insert((self.next_call, None));
             return vec![Want::Send(Node::Master, Packet::Open { call: call.0 }), Want::Wake(300)];
         }
         if self.task.is_none() {
@@ -230,7 +231,7 @@ impl Client {
             | Packet::Reply { call, .. } => *call,
             other => unreachable!("a client got {other:?}"),
         };
-        if !self.question.is_some_and(|(current, _)| current == call) {
+        if self.question.is_none_or(|(current, _)| current != call) {
             return Vec::new();
         }
         self.question = None;

@@ -319,7 +319,7 @@ impl Server {
     fn receive_about(&mut self, from: Node, handle: ChunkHandle, about: About, world: &mut Surroundings) {
         match (from, about) {
             (Node::Server(server), About::Peer { call, epoch, message, value, configuration }) => {
-                self.from_peer(handle, (server, call, epoch), message, value, configuration, world);
+                self.peer_says(handle, (server, call, epoch), message, value, configuration, world);
             }
             (Node::Server(server), About::PeerAnswer { call, epoch, answer }) => {
                 if self.calls.remove(&call).is_some() {
@@ -368,7 +368,7 @@ impl Server {
         }
     }
 
-    fn from_peer(
+    fn peer_says(
         &mut self,
         handle: ChunkHandle,
         (server, call, epoch): (ServerId, u64, Epoch),
