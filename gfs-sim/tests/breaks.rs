@@ -36,8 +36,6 @@ fn all_noticed(breaches: impl IntoIterator<Item = (String, Breach)>) {
 #[test]
 fn every_broken_rule_of_replication_is_noticed() {
     let rules = [
-        Break::EpochUnchecked,
-        Break::ServedWithoutLease,
         Break::GapInPrepares,
         Break::RepeatApplied,
         Break::CommittedBeforeAll,
@@ -64,7 +62,6 @@ fn every_broken_rule_of_metadata_is_noticed() {
 fn every_neglected_duty_of_a_driver_is_noticed() {
     let duties = [
         Neglect::LeaseNotWaited,
-        Neglect::LeaseFromAnswer,
         Neglect::ToldBeforeDurable,
         Neglect::CommittedInReverse,
         Neglect::SuspectPreferred,
