@@ -118,7 +118,8 @@ impl MasterConfig {
 
     /// When checkpoints are made.
     pub fn checkpoints(&self) -> CheckpointPolicy {
-        CheckpointPolicy { log_bytes: self.checkpoint_bytes, entries: self.checkpoint_entries }
+        let (log_bytes, entries) = (self.checkpoint_bytes, self.checkpoint_entries);
+        CheckpointPolicy { log_bytes, entries, inodes_an_entry: 4 }
     }
 
     /// Times and bounds of the leader.

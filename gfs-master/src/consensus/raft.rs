@@ -47,6 +47,8 @@ pub struct CheckpointPolicy {
     pub log_bytes: u64,
     /// After so many entries.
     pub entries: u64,
+    /// But for so many inodes at least one entry; 0 is no such bound.
+    pub inodes_an_entry: u64,
 }
 
 /// The replicated log of a running master.
@@ -127,7 +129,8 @@ impl RaftConsensus {
     pub fn checkpoint_due(&self) -> bool {
         let bytes = self.log.end().saturating_sub(self.checkpoint_end.load(Ordering::Relaxed));
         let entries = self.machine.applied().saturating_sub(self.machine.checkpointed());
-        let least = self.policy.entries.max(self.machine.state().counts().namespace.inodes / 4);
+        let inodes = self.machine.state().counts().namespace.inodes;
+        let least = self.policy.entries.max(inodes.checked_div(self.policy.inodes_an_entry).unwrap_or(0));
         entries > 0 && (bytes >= self.policy.log_bytes || entries >= least)
     }
 

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 const FORMAT: FormatOptions = FormatOptions { chunk_size: 1 << 20, replicas: 3 };
-const NEVER: CheckpointPolicy = CheckpointPolicy { log_bytes: u64::MAX, entries: u64::MAX };
+const NEVER: CheckpointPolicy = CheckpointPolicy { log_bytes: u64::MAX, entries: u64::MAX, inodes_an_entry: 0 };
 
 struct Builder;
 
@@ -110,7 +110,7 @@ async fn a_restart_gives_the_same_state_and_concurrent_commands_share_entries() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_from_checkpoints_gives_the_same_state_also_when_the_newest_is_damaged() {
     let dir = tempfile::tempdir().unwrap();
-    let raft = Arc::new(start(dir.path(), CheckpointPolicy { log_bytes: u64::MAX, entries: 1 }).await);
+    let raft = Arc::new(start(dir.path(), CheckpointPolicy { entries: 1, ..NEVER }).await);
     let session = open_session(&raft, 1).await;
     for round in 0..3 {
         fill(&raft, session, round * 50 + 1..round * 50 + 51).await;
