@@ -44,6 +44,11 @@ pub fn count(n: u64, one: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
 }
 
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// `3d 4h`, `5m 2s`, `0s`: the two largest units.
 pub fn duration(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
@@ -239,5 +244,10 @@ mod tests {
         let now = Timestamp(1_800_000_000_000_000_000);
         assert!(short_time(now, now).contains(':'));
         assert!(!short_time(Timestamp(0), now).contains(':'));
+    }
+
+    #[test]
+    fn hexadecimal_digits_are_those_of_sha256sum() {
+        assert_eq!(hex(&[0, 0x0a, 0xff]), "000aff");
     }
 }

@@ -216,8 +216,8 @@ impl Disk {
     /// would order itself while it still follows others: a member that is full would have to leave its chunks.
     pub fn admit(&self, bytes: u64) -> Result<(), StoreError> {
         let left = u64::try_from(self.budget.load(Ordering::Acquire)).unwrap_or(0);
-        // A budget is at most an eighth of what is free.
-        if left / 2 >= bytes && left >= self.reserve {
+        // When it was given, eight times a budget were free: after it is used up, at least seven times what is left of it. Others write too.
+        if left.saturating_mul(4) >= bytes.saturating_add(self.reserve / 2) {
             return Ok(());
         }
         let (_, free) = self.space()?;

@@ -29,13 +29,18 @@ impl Chunk {
         }
         let blocks = blocks.start..end;
         let file = self.file()?;
+        let direct = open_direct(&file);
         let (from, to) = (self.geometry().entry(blocks.start), self.geometry().entry(blocks.end));
-        let table = past_cache(&file, from..to)?;
+        let table = past_cache(&file, direct.as_ref(), from..to)?;
         debug_assert_eq!(table.len(), blocks.len() * ENTRY);
         let mut read = 0;
         for run in stored_runs(blocks, &table, |block| state.overlay.contains_key(&block)) {
             let run = run.map_err(|block| self.corrupt(block))?;
-            let data = past_cache(&file, u64::from(run.blocks.start) * BLOCK..u64::from(run.blocks.end) * BLOCK)?;
+            let data = past_cache(
+                &file,
+                direct.as_ref(),
+                u64::from(run.blocks.start) * BLOCK..u64::from(run.blocks.end) * BLOCK,
+            )?;
             read += data.len() as u64;
             for ((block, crc), bytes) in run.blocks.zip(run.crcs).zip(data.chunks_exact(BLOCK as usize)) {
                 if crc != crc32_iscsi(bytes) {
@@ -73,13 +78,18 @@ fn stored_runs(blocks: Range<u32>, table: &[u8], waits: impl Fn(u32) -> bool) ->
     runs
 }
 
+/// The file past the page cache, if the file system can.
+fn open_direct(file: &ChunkFile) -> Option<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+    rustix::fs::open(&file.path, flags, Mode::empty()).ok().map(File::from)
+}
+
 /// Reads a range from the disk itself. Where the file system can't, the range is first dropped from the page cache.
-fn past_cache(file: &ChunkFile, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
+fn past_cache(file: &ChunkFile, direct: Option<&File>, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
     let length = (range.end - range.start) as usize;
     let (start, end) = (range.start / BLOCK * BLOCK, range.end.next_multiple_of(BLOCK));
-    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
-    if let Ok(direct) = rustix::fs::open(&file.path, flags, Mode::empty())
-        && let Some(bytes) = read_aligned(&File::from(direct), start, (end - start) as usize)
+    if let Some(direct) = direct
+        && let Some(bytes) = read_aligned(direct, start, (end - start) as usize)
             .map_err(|error| StoreError::io("read", &file.path, error))?
     {
         let skip = (range.start - start) as usize;

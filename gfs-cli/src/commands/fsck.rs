@@ -3,7 +3,6 @@
 //! Exit codes as those of fsck(8): 0 all is well, 1 something was found that mends itself, 4 something is left that does not, 8 it could
 //! not be checked.
 
-use super::sha256::hex;
 use crate::remote::Remote;
 use crate::{human, output};
 use anyhow::Result;
@@ -236,7 +235,9 @@ fn judge(copies: &[(ServerId, Copy)]) -> Judged {
         return Judged::Same;
     }
     let shown = copies.iter().filter_map(|(server, copy)| match copy {
-        Copy::Whole { digest, .. } => Some(format!("server {}: {}", server.0, hex(&digest[..digest.len().min(8)]))),
+        Copy::Whole { digest, .. } => {
+            Some(format!("server {}: {}", server.0, human::hex(&digest[..digest.len().min(8)])))
+        }
         Copy::Damaged(_) | Copy::Moved => None,
     });
     Judged::Differ(format!("copies differ: {}", shown.collect::<Vec<_>>().join(", ")))

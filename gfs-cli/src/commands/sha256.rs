@@ -1,9 +1,8 @@
 //! `gfs sha256 PATH...`
 
-use crate::output;
 use crate::remote::{Remote, cluster_paths};
+use crate::{human, output};
 use anyhow::{Context, Result};
-use std::fmt::Write;
 use std::path::PathBuf;
 
 /// Arguments of `gfs sha256`.
@@ -23,26 +22,7 @@ pub async fn run(args: &Args, remote: &Remote) -> Result<()> {
         bar.finish_and_clear();
         file.close();
         let hash = hash.with_context(|| path.display().to_string())?;
-        output::line(format_args!("{}  {}", hex(&hash), path.display()))?;
+        output::line(format_args!("{}  {}", human::hex(&hash), path.display()))?;
     }
     Ok(())
-}
-
-/// Lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digits_are_those_of_sha256sum() {
-        assert_eq!(hex(&[0, 0x0a, 0xff]), "000aff");
-    }
 }

@@ -112,7 +112,12 @@ fn text(status: &StatusAnswer) -> String {
             if status.replicas == 1 { "1 copy".into() } else { format!("{} copies", status.replicas) }
         ),
         format!("{} connected", human::count(connected, "client")),
-        format!("master {} up {}, cluster {}", status.version, human::duration(status.uptime_ms), hex(&status.cluster)),
+        format!(
+            "master {} up {}, cluster {}",
+            status.version,
+            human::duration(status.uptime_ms),
+            human::hex(&status.cluster)
+        ),
     ]
     .join("\n")
 }
@@ -126,7 +131,7 @@ fn shown(status: &StatusAnswer) -> Shown {
         locks: s.locks,
     };
     Shown {
-        cluster: hex(&status.cluster),
+        cluster: human::hex(&status.cluster),
         health: health(status),
         healthy: troubles(status).is_empty(),
         version: status.version.clone(),
@@ -146,10 +151,6 @@ fn shown(status: &StatusAnswer) -> Shown {
         checkpoint_index: status.checkpoint_index,
         memory: status.memory,
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

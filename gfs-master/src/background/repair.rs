@@ -66,6 +66,7 @@ impl Repairer {
             return;
         }
         let chunks = page(leader, &mut self.all, Walk::All);
+        let view = leader.cluster_view();
         let mut dropped = 0;
         for info in chunks {
             let failed: Vec<ServerId> =
@@ -74,7 +75,7 @@ impl Repairer {
                 continue;
             }
             // The last copies are kept, wherever they are; and somebody who is there and holds everything must lead.
-            if let Some(next) = leader.successor(&info, &failed, &[], None)
+            if let Some(next) = leader.successor(&info, &failed, &[], None, &view)
                 && leader.servers.standing(next.primary, info.handle) != Standing::Damaged
             {
                 dropped += 1;
@@ -162,6 +163,7 @@ fn copies_under_way(leader: &Leader, mut count: impl FnMut(&ChunkInfo)) {
 
 /// Replicas that their servers cannot serve leave their configurations; a new copy is made.
 async fn drop_damaged(leader: &Leader) {
+    let view = leader.cluster_view();
     let mut done = 0;
     for (handle, server) in leader.servers.problems() {
         if done >= DROPS {
@@ -172,7 +174,7 @@ async fn drop_damaged(leader: &Leader) {
             leader.servers.forget_problem(server, handle);
             continue;
         };
-        let Some(next) = leader.successor(&info, &[server], &[], None) else { continue };
+        let Some(next) = leader.successor(&info, &[server], &[], None, &view) else { continue };
         // Never in favour of members that are damaged too.
         let sound = next.members.iter().any(|member| !leader.servers.has_problem(*member, handle));
         if sound {

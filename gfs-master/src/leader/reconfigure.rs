@@ -67,7 +67,7 @@ impl Leader {
         let ready: &[ServerId] = if leads { &ask.ready } else { &[] };
         // Who asks, and not to be left out, is here and holds what it leads.
         let asker = (leads && !failed.contains(&ask.by)).then_some(ask.by);
-        match self.successor(&info, &failed, ready, asker) {
+        match self.successor(&info, &failed, ready, asker, &self.cluster_view()) {
             Some(next) if next == *now => Ok(Decision::InForce(info)),
             Some(next) => self.install(&info, next).await,
             None => Ok(Decision::NotNow(info)),
@@ -81,17 +81,18 @@ impl Leader {
         failed: &[ServerId],
         ready: &[ServerId],
         asker: Option<ServerId>,
+        view: &ClusterView,
     ) -> Option<Configuration> {
         let standing = |server| match asker {
             Some(asker) if asker == server => Standing::Sound,
             _ => self.servers.standing(server, info.handle),
         };
         let patience = self.options.replace_after.as_millis() as u64;
-        let members = info.configuration.members.iter();
+        let mut members = info.configuration.members.iter();
         let known = Known {
-            view: &self.cluster_view(),
+            view,
             standing: &standing,
-            waited: members.into_iter().any(|server| {
+            waited: members.any(|server| {
                 matches!(standing(*server), Standing::Suspect(_)) && self.servers.registered_for(*server, patience)
             }),
             may_drop: &|server| self.may_drop(server, info.handle),
@@ -125,7 +126,7 @@ impl Leader {
         if !self.may_drop(now.primary, info.handle) {
             return;
         }
-        if let Some(next) = self.successor(info, &[now.primary], &[], None)
+        if let Some(next) = self.successor(info, &[now.primary], &[], None, &self.cluster_view())
             && let Err(error) = self.install(info, next).await
         {
             tracing::debug!(%error, handle = %info.handle, "no new primary yet");
