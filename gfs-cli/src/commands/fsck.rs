@@ -64,8 +64,10 @@ struct Deep {
     differ: Vec<Trouble>,
     /// Copies that could not be read; they are replaced.
     damaged: Vec<Trouble>,
-    /// Chunks that were written all the time, or of which a copy could not be asked.
+    /// Chunks that were written, or moved from server to server, all the time.
     busy: u64,
+    /// Chunks of which a copy could not be asked.
+    unreached: u64,
 }
 
 impl Report {
@@ -74,7 +76,7 @@ impl Report {
         let left =
             self.lost > 0 || !self.inconsistencies.is_empty() || deep.is_some_and(|deep| !deep.differ.is_empty());
         let mending = self.below_goal > 0 || self.damaged > 0 || deep.is_some_and(|deep| !deep.damaged.is_empty());
-        let unknown = deep.is_some_and(|deep| deep.busy > 0);
+        let unknown = deep.is_some_and(|deep| deep.unreached > 0);
         match (left, unknown, mending) {
             (true, _, _) => 4,
             (false, true, _) => FAILED,
@@ -164,12 +166,15 @@ async fn deep(remote: &Remote, chunks: u64) -> Result<Deep> {
 
 async fn compare(remote: &Remote, inode: InodeId, chunk: &ChunkLocation, found: &mut Deep) -> Result<()> {
     let mut chunk = chunk.clone();
+    let mut reached = true;
     for _ in 0..TRIES {
         let mut copies = Vec::new();
         for server in &chunk.configuration.members {
             let copy = remote.client().admin().digest(&remote.call(), (inode, &chunk), *server).await;
-            copies.push((*server, copy.unwrap_or(Copy::Moved)));
+            copies.push((*server, copy));
         }
+        reached = copies.iter().all(|(_, copy)| copy.is_ok());
+        let copies: Vec<_> = copies.into_iter().map(|(server, copy)| (server, copy.unwrap_or(Copy::Moved))).collect();
         match judge(&copies) {
             Judged::Again => {}
             judged => {
@@ -195,7 +200,11 @@ async fn compare(remote: &Remote, inode: InodeId, chunk: &ChunkLocation, found: 
             None => return Ok(()),
         }
     }
-    found.busy += 1;
+    if reached {
+        found.busy += 1;
+    } else {
+        found.unreached += 1;
+    }
     Ok(())
 }
 
@@ -271,10 +280,10 @@ fn text(report: &Report) -> String {
         list(&mut lines, &deep.damaged);
         list(&mut lines, &deep.differ);
         if deep.busy > 0 {
-            lines.push(format!(
-                "{} not compared: written all the time, or a copy could not be asked",
-                human::count(deep.busy, "chunk")
-            ));
+            lines.push(format!("{} not compared: written or copied all the time", human::count(deep.busy, "chunk")));
+        }
+        if deep.unreached > 0 {
+            lines.push(format!("{} not compared: a copy could not be asked", human::count(deep.unreached, "chunk")));
         }
     }
     lines.push(match report.exit() {
@@ -328,6 +337,8 @@ mod tests {
         assert_eq!(report.exit(), 4);
         report = Report { deep: Some(Deep::default()), ..Report::default() };
         assert_eq!(report.exit(), 0);
+        report.deep = Some(Deep { unreached: 1, ..Deep::default() });
+        assert_eq!(report.exit(), FAILED);
     }
 
     #[test]
