@@ -277,6 +277,10 @@ impl DataPath {
         let turn = self.session.id().wrapping_add(piece.handle.0).wrapping_add(offset / PIECE);
         loop {
             let configuration = self.configuration(piece.handle, limit).await?;
+            if piece.epoch.is_some_and(|known| known < configuration.epoch) {
+                // The file may have been cut since its size was learned, and bytes of a write that is no part of it yet be there.
+                return Err(DataFailure::Gone);
+            }
             let round = self.read_round(piece, turn, &op, &configuration, limit.within_limit(per_try), &check);
             match limit.run("read", round).await? {
                 Round::Bytes(bytes) => return Ok(bytes),

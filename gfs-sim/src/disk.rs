@@ -52,6 +52,8 @@ pub struct Image {
     pub operations: BTreeMap<Sequence, OperationRecord>,
     /// May lack something.
     pub suspect: bool,
+    /// Being filled has begun and not ended.
+    pub filling: bool,
 }
 
 /// One chunk on a disk.
@@ -75,9 +77,13 @@ impl ChunkDisk {
         Self { stable: files.clone(), files, intent: false, last_flush }
     }
 
-    /// Records a configuration. The store syncs it with its next flush; a lost one is learned again.
+    /// Records a configuration. The store syncs it with its next flush; a lost one is learned again. One with a single member is
+    /// synced at once.
     pub fn persist(&mut self, configuration: &Configuration) {
         self.files.configuration = Some(configuration.clone());
+        if configuration.members.len() == 1 {
+            self.stable.configuration.clone_from(&self.files.configuration);
+        }
     }
 
     /// Writes the intent before anything else changes.
@@ -90,6 +96,12 @@ impl ChunkDisk {
         self.files.prepared.insert(write.sequence(), (write, value));
         let record = OperationRecord { operation: write.operation, sequence: write.sequence(), offset: write.offset };
         self.files.operations.insert(write.sequence(), record);
+    }
+
+    /// Notes that the replica lacks something, on stable storage, or that it is whole again.
+    pub fn set_suspect(&mut self, suspect: bool) {
+        self.files.suspect = suspect;
+        self.stable.suspect |= suspect;
     }
 
     /// Lets prepared writes take effect; returns them.
@@ -115,6 +127,7 @@ impl ChunkDisk {
 
     /// Begins to be filled from `base`.
     pub fn start_fill(&mut self, base: Sequence) {
+        self.files.filling = true;
         self.files.prepared.clear();
         let kept = self.files.committed.min(base);
         self.files.operations.split_off(&kept.next());
@@ -123,6 +136,7 @@ impl ChunkDisk {
 
     /// The last piece of a copy is in place.
     pub fn finish_fill(&mut self, length: u64, operations: Vec<OperationRecord>) {
+        self.files.filling = false;
         self.files.length = length;
         let newer = self.files.operations.split_off(&self.files.committed.next());
         self.files.operations = operations.into_iter().map(|record| (record.sequence, record)).chain(newer).collect();
@@ -134,7 +148,8 @@ impl ChunkDisk {
             return;
         }
         self.last_flush = number;
-        self.stable = image;
+        let suspect = image.suspect || self.files.suspect;
+        self.stable = Image { suspect, ..image };
         if self.stable == self.files && self.files.prepared.is_empty() {
             self.intent = false;
         }
@@ -167,6 +182,7 @@ impl ChunkDisk {
             length: self.files.length,
             operations: self.files.operations.values().copied().collect(),
             suspect: self.files.suspect,
+            filling: self.files.filling,
         }
     }
 
@@ -174,6 +190,11 @@ impl ChunkDisk {
     pub fn stored(&self, epoch: Epoch) -> Stored {
         let blocks = self.files.blocks.iter().filter(|block| block.value != 0).count() as u32;
         Stored { blocks, at: BlockVersion { epoch, sequence: self.files.committed } }
+    }
+
+    /// Whether anything was ever written to it.
+    pub fn is_written(&self) -> bool {
+        self.files.committed > Sequence(0) || !self.files.prepared.is_empty()
     }
 
     /// Whether all that it holds can be read.

@@ -54,6 +54,8 @@ pub struct Options {
     pub weather: Weather,
     /// A rule that is broken.
     pub breach: Breach,
+    /// Whether everything that happens is printed.
+    pub show: bool,
 }
 
 impl Options {
@@ -64,7 +66,7 @@ impl Options {
         let breach = Breach::default();
         // With one file clients get into each other's way more often.
         let files = 1 + seed / 16 % 2;
-        Self { servers, goal: 3, clients: 3, files, fault_ms: 6_000, weather, breach }
+        Self { servers, goal: 3, clients: 3, files, fault_ms: 6_000, weather, breach, show: false }
     }
 }
 
@@ -87,6 +89,8 @@ pub enum Fault {
     PowerSome,
     /// All machines lose power at once.
     PowerAll,
+    /// The master's process hangs.
+    PauseMaster,
     /// The master's process dies.
     KillMaster,
     /// The master's machine loses power.
@@ -111,11 +115,13 @@ impl Weather {
         use Fault::*;
         match self {
             Self::Kills => &[(Kill, 8), (KillAll, 2), (KillClient, 3), (KillMaster, 1), (Cut, 2), (Pause, 1)],
-            Self::Network => &[(Cut, 10), (Pause, 4), (Kill, 2), (KillMaster, 1)],
+            Self::Network => &[(Cut, 10), (Pause, 4), (Kill, 2), (KillMaster, 1), (PauseMaster, 2)],
             Self::Power => &[(Power, 6), (Kill, 3), (Cut, 2), (Pause, 1), (KillMaster, 1)],
-            Self::Blackout => &[(PowerAll, 3), (PowerSome, 4), (PowerMaster, 2), (Kill, 3), (Cut, 2)],
+            Self::Blackout => &[(PowerAll, 3), (PowerSome, 4), (PowerMaster, 2), (PauseMaster, 1), (Kill, 3), (Cut, 2)],
             Self::Disks => &[(Full, 2), (Slow, 2), (FlushFails, 2), (DiskDies, 2), (Flip, 4), (Kill, 3), (Cut, 1)],
-            Self::Master => &[(KillMaster, 5), (PowerMaster, 4), (Kill, 3), (KillClient, 2), (Cut, 2)],
+            Self::Master => {
+                &[(KillMaster, 5), (PauseMaster, 3), (PowerMaster, 4), (Kill, 3), (KillClient, 2), (Cut, 2)]
+            }
             Self::LastOne => &[(LastOne, 6), (Kill, 2), (Cut, 1), (KillMaster, 1)],
             Self::Mixed => &[
                 (Kill, 4),
@@ -127,6 +133,7 @@ impl Weather {
                 (PowerSome, 1),
                 (PowerAll, 1),
                 (KillMaster, 1),
+                (PauseMaster, 1),
                 (PowerMaster, 1),
                 (Full, 1),
                 (Slow, 1),

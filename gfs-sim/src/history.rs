@@ -99,6 +99,8 @@ pub struct History {
     pub master_lost: BTreeSet<u64>,
     /// What was found wrong while running.
     pub violations: Vec<String>,
+    /// The epoch of a chunk in which that happened last.
+    exposed_at: BTreeMap<ChunkHandle, Epoch>,
 }
 
 impl History {
@@ -106,7 +108,13 @@ impl History {
     pub fn on_commit(&mut self, server: ServerId, handle: ChunkHandle, write: &PreparedWrite, value: u64) {
         self.values.insert(value);
         let (sequence, operation) = (write.sequence(), write.operation);
-        let first = *self.committed.entry((handle, sequence)).or_insert((operation, value));
+        let old = self.exposed_at.get(&handle).is_some_and(|epoch| write.version.epoch <= *epoch);
+        let place = (handle, sequence);
+        if old && !self.committed.contains_key(&place) {
+            // One that was left out before all others lost something may still learn what was in the place then.
+            return;
+        }
+        let first = *self.committed.entry(place).or_insert((operation, value));
         if first != (operation, value) {
             self.violations.push(format!(
                 "chunk {handle}: histories diverge at {sequence}: {server:?} committed {operation:?} of {value}, another {first:?}"
@@ -129,7 +137,8 @@ impl History {
     }
 
     /// No member of the chunk is left that has lost nothing: places in its history may be taken anew.
-    pub fn on_exposed(&mut self, now: u64, handle: ChunkHandle) {
+    pub fn on_exposed(&mut self, now: u64, handle: ChunkHandle, epoch: Epoch) {
+        self.exposed_at.insert(handle, epoch);
         self.exposed.entry(handle).or_default().insert(now);
         self.committed.retain(|(other, _), _| *other != handle);
     }

@@ -36,6 +36,8 @@ pub enum Health {
     Sound,
     /// Its machine lost power: it may lack what was not flushed.
     Suspect,
+    /// It is whole, but takes no more writes.
+    Retired,
     /// It can't be used.
     Broken,
 }

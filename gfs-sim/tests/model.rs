@@ -148,7 +148,7 @@ impl World {
                 _ => {}
             },
             Action::RetryLater(server) => _ = self.server(id).retries.insert(server),
-            Action::AskMaster => {}
+            Action::AskMaster | Action::Suspect(_) => {}
             other => unreachable!("nobody flushes or is filled here: {other:?}"),
         }
     }
@@ -211,7 +211,7 @@ impl World {
             prepared: disk.prepared.values().copied().collect(),
             length: 0,
             operations: committed.chain(prepared).map(record).collect(),
-            suspect: false,
+            ..Loaded::default()
         };
         let mut replica = Replica::new(id, loaded);
         replica.set_minimum(2);

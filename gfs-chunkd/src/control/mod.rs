@@ -27,8 +27,10 @@ pub enum ProblemKind {
     Lost = 1,
     /// Stored bytes do not match their checksum.
     Corrupt = 2,
-    /// It can't be served for another reason: full disk, asked to leave.
+    /// It can't be served for another reason.
     Unserved = 3,
+    /// It is whole, but takes no more writes: full disk, asked to leave.
+    Retired = 4,
 }
 
 /// What the heartbeat thread and the rest of the process share. Nothing here waits for a disk.

@@ -86,7 +86,7 @@ fn leave(driver: &Arc<Driver>, handle: ChunkHandle, epoch: Epoch) {
     if slot.epoch() > epoch || slot.role() == Role::Outside || !slot.leave(epoch) {
         return;
     }
-    driver.push_later(&slot, Job::Broken { kind: ProblemKind::Unserved, detail: "asked to leave".into() });
+    driver.push_later(&slot, Job::Broken { kind: ProblemKind::Retired, detail: "asked to leave".into() });
     driver.ask_to_leave(slot, epoch);
 }
 

@@ -312,6 +312,7 @@ fn load(me: ServerId, held: ReplicaState) -> Slot {
         length: held.length,
         operations: held.operations,
         suspect: held.suspect,
+        filling: held.filling,
     };
     Slot::new(held.handle, State::new(Replica::new(me, loaded), held.header, true))
 }

@@ -53,7 +53,7 @@ impl Driver {
                 self.store.rollback(handle, above)
             }
             Action::StartFill { base } => self.store.copy_start(handle, base),
-            Action::ClearSuspect => self.store.clear_suspect(handle),
+            Action::Suspect(suspect) => self.store.set_suspect(handle, suspect),
             Action::Send { to, message } => return self.send(slot, state, to, &message),
             Action::Reply { token, outcome } => return self.reply(slot, state, token, outcome),
             Action::Flush(ticket) => return self.flush(slot, ticket),
@@ -114,7 +114,7 @@ impl Driver {
                 // A full disk at the primary refuses the write and harms nothing; a member has to leave.
                 let full = status == Status::NoSpace;
                 if full && !leads {
-                    self.shared.report_problem(slot.handle, ProblemKind::Unserved, "no space on the disk");
+                    self.shared.report_problem(slot.handle, ProblemKind::Retired, "no space on the disk");
                 } else if !full {
                     self.report_broken(slot, &error);
                 }

@@ -123,17 +123,19 @@ impl Chunk {
         Ok(())
     }
 
-    /// Notes that the replica may lack something, or lacks nothing any more. See `Store::clear_suspect`.
+    /// See `Store::set_suspect`.
     pub fn set_suspect(&self, on: bool) -> Result<(), StoreError> {
         let mut state = self.state.write();
         if state.dead {
             return Err(self.missing());
         }
-        if state.suspect != on {
-            self.journal(&mut state, &JournalRecord::Suspect(on))?;
-            state.suspect = on;
+        if state.suspect == on {
+            return Ok(());
         }
-        Ok(())
+        let appended = self.journal(&mut state, &JournalRecord::Suspect(on))?;
+        state.suspect = on;
+        drop(state);
+        if on { self.journal_durable(appended.end.0) } else { Ok(()) }
     }
 }
 

@@ -77,18 +77,20 @@ impl Store {
         self.with(handle, |chunk| Ok(chunk.describe(&chunk.state.read())))
     }
 
-    /// Records a configuration.
+    /// Records a configuration. One with a single member is on stable storage when this returns (see `Action::Persist`).
     pub fn set_configuration(&self, handle: ChunkHandle, configuration: &Configuration) -> Result<(), StoreError> {
         self.with(handle, |chunk| {
             let mut state = chunk.state.write();
             if state.dead {
                 return Err(chunk.missing());
             }
-            if state.configuration != *configuration {
-                chunk.journal(&mut state, &JournalRecord::Configuration(configuration.clone()))?;
-                state.configuration = configuration.clone();
+            if state.configuration == *configuration {
+                return Ok(());
             }
-            Ok(())
+            let appended = chunk.journal(&mut state, &JournalRecord::Configuration(configuration.clone()))?;
+            state.configuration = configuration.clone();
+            drop(state);
+            if configuration.members.len() == 1 { chunk.journal_durable(appended.end.0) } else { Ok(()) }
         })
     }
 
@@ -227,9 +229,10 @@ impl Store {
         self.with(handle, |chunk| chunk.copy_finish(length, operations))
     }
 
-    /// The replica is known to be whole again.
-    pub fn clear_suspect(&self, handle: ChunkHandle) -> Result<(), StoreError> {
-        self.with(handle, |chunk| chunk.set_suspect(false))
+    /// Notes that the replica lacks something, or that it is known to be whole again. The former is on stable storage when this
+    /// returns.
+    pub fn set_suspect(&self, handle: ChunkHandle, suspect: bool) -> Result<(), StoreError> {
+        self.with(handle, |chunk| chunk.set_suspect(suspect))
     }
 
     /// Answers of the session up to `upto` have arrived: their records may go.

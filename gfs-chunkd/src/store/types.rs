@@ -103,7 +103,7 @@ pub struct ReplicaState {
     pub length: u64,
     /// Operations that may be repeated, by session and operation.
     pub operations: Vec<OperationRecord>,
-    /// It may lack something after a power loss (rule 8), until `clear_suspect` or `copy_finish`.
+    /// It may lack something after a power loss (rule 8), until `set_suspect` or `copy_finish`.
     pub suspect: bool,
     /// It is being filled: `start_fill` without `copy_finish`.
     pub filling: bool,

@@ -7,7 +7,6 @@ use crate::data::{DataFailure, Piece};
 use crate::error::ClientError;
 use crate::limit::CallContext;
 use bytes::{Bytes, BytesMut};
-use gfs_core::ids::{ChunkHandle, InodeId};
 use std::sync::atomic::Ordering;
 
 /// Longest read that is answered in one go; a longer one comes back short, as read(2) may.
@@ -57,14 +56,14 @@ impl OpenFile {
         let pieces: Vec<Span> = spans(offset, length, client.inner.chunk_size).flat_map(Span::pieces).collect();
         if let [only] = pieces[..] {
             return match view.chunks.get(&only.index) {
-                Some(handle) => Ok(self.read_piece(context, only, *handle, in_a_row).await?.1),
+                Some(handle) => Ok(self.read_piece(context, only, view.piece(*handle), in_a_row).await?.1),
                 None => Ok(Bytes::from(vec![0; only.length as usize])),
             };
         }
         let mut whole = BytesMut::zeroed(length as usize);
         let reads = pieces.iter().filter_map(|span| {
-            let handle = *view.chunks.get(&span.index)?;
-            Some(Box::pin(self.read_piece(context, *span, handle, in_a_row)) as Running<'_, _>)
+            let piece = view.piece(*view.chunks.get(&span.index)?);
+            Some(Box::pin(self.read_piece(context, *span, piece, in_a_row)) as Running<'_, _>)
         });
         run_pieces(reads, |(span, bytes): (Span, Bytes)| {
             let start = span.at as usize;
@@ -78,10 +77,9 @@ impl OpenFile {
         &self,
         context: &CallContext,
         span: Span,
-        handle: ChunkHandle,
+        piece: Piece,
         in_a_row: bool,
     ) -> Result<(Span, Bytes), DataFailure> {
-        let piece = Piece::new(self.inner.inode, handle);
         let data = &self.client().inner.data;
         Ok((span, data.read(piece, span.offset, span.length as u32, in_a_row, &context.limit).await?))
     }
@@ -119,7 +117,7 @@ impl OpenFile {
                 return Ok(None);
             }
             let until = (u64::from(last) + 1).saturating_mul(chunk_size).min(size);
-            match self.seek_in(context, self.inner.inode, &view, (at, until), hole).await? {
+            match self.seek_in(context, &view, (at, until), hole).await? {
                 Some(found) => return Ok(Some(found)),
                 None if until >= size => return Ok(hole.then_some(size)),
                 None => at = until,
@@ -130,7 +128,6 @@ impl OpenFile {
     async fn seek_in(
         &self,
         context: &CallContext,
-        inode: InodeId,
         view: &View,
         (from, until): (u64, u64),
         hole: bool,
@@ -140,8 +137,7 @@ impl OpenFile {
             let base = u64::from(span.index) * chunk_size;
             let found = match view.chunks.get(&span.index) {
                 Some(handle) => {
-                    let piece = Piece::new(inode, *handle);
-                    self.client().inner.data.seek(piece, span.offset, hole, &context.limit).await?
+                    self.client().inner.data.seek(view.piece(*handle), span.offset, hole, &context.limit).await?
                 }
                 None if hole => span.offset,
                 None => continue,

@@ -2,6 +2,7 @@
 
 use super::OpenFile;
 use crate::client::Client;
+use crate::data::Piece;
 use crate::error::ClientError;
 use crate::limit::CallContext;
 use crate::locations::{WINDOW, Window};
@@ -20,6 +21,11 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// A chunk of this view, to be used as the view knows it.
+    pub(super) fn piece(&self, handle: ChunkHandle) -> Piece {
+        Piece { inode: self.attributes.inode, handle, epoch: self.epochs.get(&handle).copied() }
+    }
+
     /// The same moment, as if nothing were attached.
     pub(super) fn without_chunks(&self) -> Self {
         Self { attributes: self.attributes.clone(), chunks: Window::new(), epochs: BTreeMap::new() }
@@ -30,12 +36,15 @@ impl OpenFile {
     /// The file, and its chunks `first ..= last`: what is cached under a live grant, else what the master says now.
     pub(super) async fn view(&self, context: &CallContext, first: u32, last: u32) -> Result<View, ClientError> {
         let inner = &self.client().inner;
+        let epoch = |handle: &ChunkHandle| inner.locations.configuration(*handle).map(|known| (*handle, known.epoch));
         let held = inner.delegations.get(self.inner.inode).and_then(|held| held.layout(first, last));
+        let is_held = held.is_some();
         if let Some((attributes, chunks)) = held.or_else(|| inner.cache.get(self.inner.inode, first, last)) {
-            let locations = &self.client().inner.locations;
-            let epoch = |handle: &ChunkHandle| locations.configuration(*handle).map(|known| (*handle, known.epoch));
-            let epochs = chunks.values().filter_map(epoch).collect();
-            return Ok(View { attributes, chunks, epochs });
+            let epochs: BTreeMap<ChunkHandle, Epoch> = chunks.values().filter_map(epoch).collect();
+            // A place that is learned only after this moment would not tell of a cut in between.
+            if is_held || epochs.len() == chunks.len() {
+                return Ok(View { attributes, chunks, epochs });
+            }
         }
         self.client().look(context, self.inner.inode, first, last).await
     }

@@ -228,7 +228,7 @@ impl OpenFile {
         let mut todo = Vec::new();
         for span in parts.iter().flat_map(|part| part.pieces()) {
             let handle = *targets.get(&span.index).ok_or(DataFailure::Gone)?;
-            let piece = Piece { inode: self.inner.inode, handle, epoch: view.epochs.get(&handle).copied() };
+            let piece = view.piece(handle);
             todo.push((piece, span.offset, data.slice(span.at as usize..(span.at + span.length) as usize)));
         }
         let mut written = Written::default();

@@ -125,6 +125,11 @@ impl Servers {
         };
     }
 
+    /// The highest number that was given out.
+    pub(crate) fn last(&self) -> ServerId {
+        self.parts().1
+    }
+
     /// What a checkpoint holds: the records and the last number given. The rest is derived, the counts from the
     /// chunk table.
     pub(crate) fn parts(&self) -> (&Table<ServerRecord>, ServerId) {

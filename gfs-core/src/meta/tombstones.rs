@@ -30,6 +30,15 @@ impl Tombstones {
         self.0.insert(key, &Number(epoch));
     }
 
+    /// Raises the epochs of all that there are of a chunk, on servers up to `last`.
+    pub(crate) fn raise(&mut self, last: ServerId, handle: ChunkHandle, epoch: Epoch) {
+        for server in (1..=last.0).map(ServerId) {
+            if self.get(server, handle).is_some_and(|known| known.epoch < epoch) {
+                self.add(Tombstone { server, handle, epoch });
+            }
+        }
+    }
+
     /// Removes one: the replica is gone, or wanted again.
     pub(crate) fn remove(&mut self, server: ServerId, handle: ChunkHandle) -> bool {
         self.0.remove((u64::from(server.0), handle.0))

@@ -314,6 +314,8 @@ impl State {
             self.servers.drop_replica(server);
             self.tombstones.add(Tombstone { server, handle, epoch });
         }
+        // A replica that was condemned before may have heard of later epochs.
+        self.tombstones.raise(self.servers.last(), handle, epoch);
     }
 
     /// Frees an orphan with all that hangs on it; what has a name, or is not there, is left alone.

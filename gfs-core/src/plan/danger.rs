@@ -42,9 +42,10 @@ pub fn survey(
     for info in chunks.into_iter().filter(|info| info.reserved.is_none()) {
         survey.chunks += 1;
         let members = || info.configuration.members.iter().map(|server| standing(*server, info.handle));
-        let there = |standing| matches!(standing, Standing::Sound | Standing::Damaged | Standing::Suspect(_));
+        let there = |standing| !matches!(standing, Standing::Gone | Standing::Unknown);
         let online = members().filter(|standing| there(*standing)).count();
-        let damaged = members().any(|standing| standing == Standing::Damaged || standing == Standing::Gone);
+        let damaged =
+            members().any(|standing| matches!(standing, Standing::Damaged | Standing::Retired | Standing::Gone));
         let below = info.missing() > 0;
         survey.below += u64::from(below);
         survey.lost += u64::from(online == 0);

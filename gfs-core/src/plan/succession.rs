@@ -28,6 +28,8 @@ pub enum Standing {
     Damaged,
     /// Online, but it may lack something after a power loss. It serves nothing.
     Suspect(Claim),
+    /// Online and whole, but it takes no more writes: its disk is full, or it was asked to leave.
+    Retired,
     /// It has said that it cannot serve this replica any more.
     Gone,
     /// Not here, or it has not said yet what it holds.
@@ -50,7 +52,7 @@ pub struct Known<'a> {
 ///
 /// A new primary was a member, since only those have everything that was prepared. When all who are here lost power, the one that
 /// knows most goes on alone, and the others are filled from it: at once when every member is here, else when those who are not
-/// have been waited for.
+/// have been waited for. One that has only retired knows everything.
 pub fn successor(
     now: &Configuration,
     failed: &[ServerId],
@@ -64,11 +66,15 @@ pub fn successor(
             }
             // Perhaps it is only late: whoever misses it calls it failed.
             Standing::Unknown => return None,
-            Standing::Suspect(_) | Standing::Gone => {}
+            Standing::Suspect(_) | Standing::Retired | Standing::Gone => {}
         }
     }
     let rest: Vec<ServerId> = now.members.iter().filter(|server| !failed.contains(server)).copied().collect();
-    let Some(primary) = can_lead(&rest, known) else { return survivor(now, known) };
+    let Some(primary) = can_lead(&rest, known) else {
+        let filled = configure::promoted(now, ready);
+        // A primary that can't go on, and has filled others: they are members first, and may lead next.
+        return if filled == *now { survivor(now, known) } else { Some(filled) };
+    };
     // Those that lost power would only be told to leave by the new primary.
     let gone: Vec<ServerId> = now.members.iter().filter(|server| is_suspect(**server, known)).copied().collect();
     let rest = configure::without(now, &[failed, &gone].concat(), known.view)?;
@@ -90,13 +96,23 @@ fn is_suspect(server: ServerId, known: &Known<'_>) -> bool {
 
 /// Rule 7: the member that knows most after all who are here have lost power. Among equals the lowest number.
 fn survivor(now: &Configuration, known: &Known<'_>) -> Option<Configuration> {
-    let mut best: Option<(Claim, ServerId)> = None;
+    /// In this order.
+    #[derive(PartialEq, Eq, PartialOrd, Ord)]
+    enum Knows {
+        Some(Claim),
+        All,
+    }
+    let mut best: Option<(Knows, ServerId)> = None;
     for server in now.members.iter().copied() {
-        match (known.standing)(server) {
-            Standing::Suspect(claim) if best.is_none_or(|(most, _)| claim > most) => best = Some((claim, server)),
-            Standing::Suspect(_) | Standing::Gone => {}
-            Standing::Unknown if known.waited && (known.may_drop)(server) => {}
+        let knows = match (known.standing)(server) {
+            Standing::Suspect(claim) => Knows::Some(claim),
+            Standing::Retired => Knows::All,
+            Standing::Gone => continue,
+            Standing::Unknown if known.waited && (known.may_drop)(server) => continue,
             Standing::Unknown | Standing::Sound | Standing::Damaged => return None,
+        };
+        if best.as_ref().is_none_or(|(most, _)| knows > *most) {
+            best = Some((knows, server));
         }
     }
     let (_, primary) = best?;
@@ -169,8 +185,16 @@ mod tests {
         let now = configuration(1, &[1, 2, 3], &[4]);
         let case = Case::new(&[(3, SOUND), (4, SOUND)]);
         assert_eq!(case.next(&now, &[1], &[]), Some(configuration(3, &[2, 3], &[4])));
-        assert_eq!(Case::new(&[(4, SOUND)]).next(&configuration(1, &[1], &[4]), &[1], &[4]), None);
+        assert_eq!(Case::new(&[(4, SOUND)]).next(&configuration(1, &[1], &[4]), &[1], &[]), None);
         assert_eq!(Case::new(&[]).next(&now, &[1], &[]), None);
+    }
+
+    #[test]
+    fn what_a_failing_primary_has_filled_becomes_a_member_before_it_leads() {
+        let case = Case::new(&[(1, Standing::Gone), (4, SOUND)]);
+        let between = configuration(1, &[1, 4], &[5]);
+        assert_eq!(case.next(&configuration(1, &[1], &[4, 5]), &[1], &[4]), Some(between.clone()));
+        assert_eq!(case.next(&between, &[1], &[]), Some(configuration(4, &[4], &[5])));
     }
 
     #[test]
@@ -203,6 +227,16 @@ mod tests {
         assert_eq!(case.next(&now, &[1], &[]), Some(configuration(3, &[3], &[])));
         let equal = Case::new(&[(1, suspect(5, 5)), (2, suspect(5, 5)), (3, Standing::Gone)]);
         assert_eq!(equal.next(&now, &[1], &[]), Some(configuration(1, &[1], &[])));
+    }
+
+    #[test]
+    fn one_that_has_only_retired_goes_on_rather_than_one_that_lost_power() {
+        let now = configuration(1, &[1, 2, 3], &[]);
+        let mut case = Case::new(&[(1, suspect(5, 5)), (2, Standing::Retired), (3, suspect(9, 9))]);
+        assert_eq!(case.next(&now, &[1], &[]), Some(configuration(2, &[2], &[])));
+        assert_eq!(case.next(&now, &[2], &[]), Some(configuration(2, &[2], &[])), "the only whole copy was left out");
+        case.standing.insert(ServerId(1), SOUND);
+        assert_eq!(case.next(&now, &[2], &[]), Some(configuration(1, &[1, 3], &[])));
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub struct Replica {
     pub(super) in_force: bool,
     pub(super) broken: bool,
     pub(super) suspect: bool,
+    /// A fill has begun and not ended.
+    pub(super) filling: bool,
     /// Members below which a primary refuses writes.
     pub(super) minimum: usize,
     pub(super) committed: Sequence,
@@ -107,6 +109,7 @@ impl Replica {
             in_force: false,
             broken: false,
             suspect: loaded.suspect,
+            filling: loaded.filling,
             minimum: 1,
             committed: loaded.committed,
             length: loaded.length,

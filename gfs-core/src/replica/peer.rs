@@ -54,7 +54,11 @@ impl Replica {
         }
         // Everything committed was prepared here once, so a member that lacks some of it has lost something.
         let lacking = self.prepared() < committed;
-        self.suspect |= lacking && !syncing;
+        if lacking && !syncing && !self.suspect {
+            self.suspect = true;
+            // What is here may be a new file in place of a lost one: the next process must not take it for whole.
+            out.push(Action::Suspect(true));
+        }
         let suspect = self.suspect && !syncing && !self.breaks.is(Break::SuspectServes);
         self.settled = !suspect;
         if self.settled {
@@ -69,6 +73,7 @@ impl Replica {
     /// A syncing server begins anew: what it had prepared is forgotten, and writes above `base` will come.
     fn start_fill(&mut self, base: Sequence, out: &mut Vec<Action>) {
         self.refilled = false;
+        self.filling = true;
         self.log.clear();
         // What it held beyond the primary's history is not part of it, after a power loss of all members.
         self.operations.roll_back(self.committed.min(base));

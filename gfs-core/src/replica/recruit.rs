@@ -20,9 +20,15 @@ impl Replica {
     /// From now on the server counts like a member, for commits and flushes. What was copied and prepared
     /// before is flushed once more, so that no flush in between has passed it by.
     fn count(&mut self, server: ServerId, out: &mut Vec<Action>) {
-        if self.counting.insert(server) {
-            self.flush_recruit(server, out);
-        }
+        self.counting.insert(server);
+        self.flush_recruit(server, out);
+    }
+
+    /// It begins to be filled again, in another process: what an earlier one held counts no more.
+    pub(super) fn forget_recruit(&mut self, server: ServerId) {
+        self.counting.remove(&server);
+        self.durable.remove(&server);
+        self.recruit_flushes.retain(|_, other| *other != server);
     }
 
     /// Has a counting server make its copy durable, once it is known to hold everything committed. What it has acknowledged may
@@ -95,6 +101,7 @@ impl Replica {
     /// that are prepared here.
     pub fn finish_copy(&mut self, length: u64, operations: &[OperationRecord]) {
         self.refilled = true;
+        self.filling = false;
         self.operations = self.operations.filled(self.committed, operations);
         self.length = length;
     }

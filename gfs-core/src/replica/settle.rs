@@ -32,12 +32,17 @@ impl Replica {
         self.broken &= !alone;
         self.base = self.committed;
         out.push(Action::Persist(next));
+        if self.filling && !alone && matches!(role, Role::Primary | Role::Secondary) && !self.suspect {
+            // Its primary meant the copy that an earlier process held: this one has begun to replace it.
+            self.suspect = true;
+            out.push(Action::Suspect(true));
+        }
         let promoted = before == Role::Syncing && role == Role::Secondary && self.refilled;
         if self.suspect && (alone || promoted) {
             // Alone: the master found nobody who knows more. Promoted: it was filled since, by this very process: one that
             // lost power after it was promoted may learn of the promotion only now.
             self.suspect = false;
-            out.push(Action::ClearSuspect);
+            out.push(Action::Suspect(false));
         }
         if role == Role::Primary {
             self.begin_settle(out);
@@ -78,11 +83,12 @@ impl Replica {
         let others: BTreeSet<ServerId> =
             known.members.iter().chain(&known.syncing).copied().filter(|server| *server != self.me).collect();
         self.peers = others.iter().map(|server| (*server, Peer::default())).collect();
-        let lacking = self.suspect && known.members.len() > 1 && !self.breaks.is(Break::SuspectServes);
+        let lacking = self.suspect && !self.breaks.is(Break::SuspectServes);
         let unsafe_leader = self.broken || lacking;
         if unsafe_leader {
-            // It may lack what another member holds: somebody else has to lead. Nobody is a peer meanwhile, so that
-            // nothing is sent, settled or filled from here.
+            // It may lack what another member holds: somebody else has to lead. The only member needs a new epoch too: what it
+            // said before it lost something, of syncing servers that are whole, may still arrive at the master. Nobody is a
+            // peer meanwhile, so that nothing is sent, settled or filled from here.
             self.peers.clear();
             self.release_waiting(if self.broken { Status::IoError } else { Status::Busy }, out);
             self.failing.insert(self.me);
@@ -136,6 +142,7 @@ impl Replica {
         self.send_log(from, acked, out);
         self.send_barriers(from, out);
         if syncing && !again {
+            self.forget_recruit(from);
             self.begin_fill(from, answer, out);
         }
         self.finish_settle(out);

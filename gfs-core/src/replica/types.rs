@@ -304,7 +304,9 @@ pub enum Answer {
 /// What a replica wants done. The driver carries actions out in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Record the configuration so that it survives a kill of the process.
+    /// Record the configuration so that it survives a kill of the process; one with a single member has to survive a power cut
+    /// too. That member loses its doubts about what it holds when it learns that it is alone, so after a power cut it must not
+    /// learn so a second time.
     Persist(Configuration),
     /// Store the write with its payload, in files of the operating system, and answer with
     /// `Event::Stored` before any other event. Always the last action of its batch.
@@ -323,8 +325,8 @@ pub enum Action {
         /// Writes above this arrive as prepares.
         base: Sequence,
     },
-    /// The replica is known to be whole again.
-    ClearSuspect,
+    /// Note durably that the replica lacks something, or that it is known to be whole again.
+    Suspect(bool),
     /// Send it, in order with everything else for this chunk and server.
     Send {
         /// To whom.
@@ -408,4 +410,6 @@ pub struct Loaded {
     pub operations: Vec<OperationRecord>,
     /// It may lack something after a power loss.
     pub suspect: bool,
+    /// Being filled had begun and not ended.
+    pub filling: bool,
 }

@@ -8,8 +8,7 @@ mod repair;
 
 use crate::consensus::Consensus;
 use crate::consensus::raft::RaftConsensus;
-use crate::leader::Leader;
-use crate::leader::shrink;
+use crate::leader::{Leader, clock, shrink};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,12 +42,26 @@ pub fn start(leader: Arc<Leader>, raft: Arc<RaftConsensus>, stopping: &watch::Re
             }
         });
     };
+    duty(Box::pin(beat(leader.clone())));
     duty(Box::pin(expire(leader.clone())));
     duty(Box::pin(times(leader.clone())));
     duty(Box::pin(shrinks(leader.clone())));
     duty(Box::pin(checkpoints(raft)));
     duty(Box::pin(rounds(leader)));
     duties
+}
+
+async fn beat(leader: Arc<Leader>) {
+    loop {
+        let skipped_ms = leader.clock.beat();
+        if skipped_ms > 0 {
+            tracing::warn!(
+                skipped_ms,
+                "this master did not run for a while: leases that others hold are longer by that"
+            );
+        }
+        tokio::time::sleep(clock::BEAT).await;
+    }
 }
 
 async fn expire(leader: Arc<Leader>) {

@@ -1,26 +1,106 @@
-//! Monotonic time in milliseconds since the process started.
+//! Monotonic time in milliseconds since the process started, without the time in which the process did not run.
+//!
+//! A master that was stopped, or whose machine slept, has read no heartbeat meanwhile: measured by a wall everybody's lease would be
+//! over when it goes on. What this clock leaves out makes leases only longer in the eyes of the master, and that is the safe side:
+//! their holders count by their own clocks.
 
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Counts from when it was made; copies agree.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(Instant);
+/// Between beats, when the process runs.
+pub const BEAT: Duration = Duration::from_millis(100);
+/// Of a longer time between two beats the rest does not count, in milliseconds.
+const LONGEST_MS: u64 = 500;
+
+/// Counts from when it was made; clones are the same clock. Until the first beat all time counts.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    start: Instant,
+    beats: Arc<Mutex<Beats>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Beats {
+    /// Of the last beat, in milliseconds since the start.
+    last_ms: Option<u64>,
+    /// What does not count.
+    skipped_ms: u64,
+}
+
+impl Beats {
+    /// With all that does not count until `real_ms`.
+    fn until(self, real_ms: u64) -> Self {
+        let gap = self.last_ms.map_or(0, |last| real_ms.saturating_sub(last));
+        Self { skipped_ms: self.skipped_ms + gap.saturating_sub(LONGEST_MS), ..self }
+    }
+}
 
 impl Default for Clock {
     fn default() -> Self {
-        Self(Instant::now())
+        Self { start: Instant::now(), beats: Arc::default() }
     }
 }
 
 impl Clock {
-    /// Milliseconds since the start.
-    pub fn now_ms(&self) -> u64 {
-        self.0.elapsed().as_millis() as u64
+    fn real_ms(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
     }
 
-    /// The moment that is `ms` after the start.
+    /// Milliseconds since the start in which the process ran.
+    pub fn now_ms(&self) -> u64 {
+        let beats = self.beats.lock();
+        let real_ms = self.real_ms();
+        real_ms - beats.until(real_ms).skipped_ms
+    }
+
+    /// The moment at which `now_ms` is `ms`, if the process goes on to run.
     pub fn instant(&self, ms: u64) -> Instant {
-        self.0 + Duration::from_millis(ms)
+        let beats = self.beats.lock();
+        self.start + Duration::from_millis(ms + beats.until(self.real_ms()).skipped_ms)
+    }
+
+    /// The process runs; answers how long it did not before, in milliseconds. To be called every `BEAT`.
+    pub fn beat(&self) -> u64 {
+        let mut beats = self.beats.lock();
+        let real_ms = self.real_ms();
+        let now = beats.until(real_ms);
+        let skipped_ms = now.skipped_ms - beats.skipped_ms;
+        *beats = Beats { last_ms: Some(real_ms), ..now };
+        skipped_ms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn pass(ms: u64) {
+        tokio::time::advance(Duration::from_millis(ms)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_the_process_did_not_run_does_not_count() {
+        let clock = Clock::default();
+        pass(2_000).await;
+        assert_eq!((clock.beat(), clock.now_ms()), (0, 2_000));
+        pass(100).await;
+        assert_eq!((clock.beat(), clock.now_ms()), (0, 2_100));
+        pass(60_000).await;
+        assert_eq!(clock.now_ms(), 2_600, "leases ran out before the first beat after a stop");
+        assert_eq!((clock.beat(), clock.now_ms()), (59_500, 2_600));
+        pass(100).await;
+        assert_eq!(clock.now_ms(), 2_700);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_is_told_by_the_same_clock() {
+        let clock = Clock::default();
+        clock.beat();
+        pass(10_000).await;
+        clock.beat();
+        tokio::time::sleep_until(clock.instant(700)).await;
+        assert_eq!(clock.now_ms(), 700);
     }
 }

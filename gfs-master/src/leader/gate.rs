@@ -136,7 +136,7 @@ mod tests {
 
     fn setup(others: bool) -> (Arc<Gate>, SoftSessions, mpsc::Receiver<Result<v1::ServerMessage, tonic::Status>>) {
         let clock = Clock::default();
-        let sessions = SoftSessions::new(clock, Duration::from_secs(10));
+        let sessions = SoftSessions::new(clock.clone(), Duration::from_secs(10));
         let (sender, receiver) = mpsc::channel(4);
         sessions.connect(B, "b", sender);
         (Gate::new(clock, GrantOptions::default(), others), sessions, receiver)

@@ -98,7 +98,7 @@ pub struct Leader {
     pub machine: Machine,
     /// Times and bounds.
     pub options: LeaderOptions,
-    /// Time since the start.
+    /// Time since the start in which the process ran.
     pub clock: Clock,
     /// Random number of this process.
     pub incarnation: u64,
@@ -135,15 +135,15 @@ impl Leader {
     /// Takes over: expects the sessions and servers that the state knows.
     pub fn new(consensus: Arc<dyn Consensus>, machine: Machine, options: LeaderOptions) -> Arc<Self> {
         let clock = Clock::default();
-        let sessions = SoftSessions::new(clock, options.session_lease);
+        let sessions = SoftSessions::new(clock.clone(), options.session_lease);
         let servers = {
             let state = machine.state();
             for record in state.sessions().iter().filter(|record| record.description != OWN_SESSION) {
                 sessions.expect(record.session, &record.description);
             }
-            SoftServers::new(clock, options.servers, state.servers().iter().map(|record| record.server))
+            SoftServers::new(clock.clone(), options.servers, state.servers().iter().map(|record| record.server))
         };
-        let gate = Gate::new(clock, options.grants, sessions.len() > 1);
+        let gate = Gate::new(clock.clone(), options.grants, sessions.len() > 1);
         let delegations = Delegations::new(!sessions.is_empty(), machine.clock());
         Arc::new(Self {
             consensus,

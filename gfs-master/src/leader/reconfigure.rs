@@ -68,7 +68,8 @@ impl Leader {
         // Who asks, and not to be left out, is here and holds what it leads.
         let asker = (leads && !failed.contains(&ask.by)).then_some(ask.by);
         match self.successor(&info, &failed, ready, asker, &self.cluster_view()) {
-            Some(next) if next == *now => Ok(Decision::InForce(info)),
+            // A primary that cannot go on as it is, and that nobody can follow, goes on in a new epoch.
+            Some(next) if next == *now && !failed.contains(&now.primary) => Ok(Decision::InForce(info)),
             Some(next) => self.install(&info, next).await,
             None => Ok(Decision::NotNow(info)),
         }
@@ -107,7 +108,7 @@ impl Leader {
 
     /// Whether a member can be dropped without asking it.
     pub fn may_drop(&self, server: ServerId, handle: ChunkHandle) -> bool {
-        self.servers.lease_over(server) || self.servers.has_stopped(server, handle)
+        self.servers.lease_over(server) || self.servers.agrees_to_leave(server, handle)
     }
 
     /// Somebody waits for this chunk to have enough members.

@@ -23,8 +23,27 @@ const MAX_PROBLEMS: usize = 1 << 20;
 /// Replicas of a server that lost power, at most remembered for it; more than a chunk server may hold.
 const MAX_CLAIMS: usize = 1 << 22;
 
-/// `ReplicaProblem.kind` of a checksum that does not match.
-const CHECKSUM: u32 = 2;
+/// What is wrong with a replica. The later takes the place of the earlier.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Problem {
+    /// Some blocks do not match their checksums; the rest may go on to be served.
+    Damaged,
+    /// It takes no more writes.
+    Retired,
+    /// It is not served.
+    Stopped,
+}
+
+impl Problem {
+    /// Of `ReplicaProblem.kind`.
+    fn of_kind(kind: u32) -> Self {
+        match kind {
+            2 => Self::Damaged,
+            4 => Self::Retired,
+            _ => Self::Stopped,
+        }
+    }
+}
 
 /// Times of membership leases.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +83,8 @@ struct Soft {
     /// The state when it registered: what it must have is judged by that.
     baseline: Option<State>,
     strays: BTreeMap<ChunkHandle, Epoch>,
-    /// Replicas that are not sound there, and whether the server has stopped serving them.
-    problems: BTreeMap<ChunkHandle, bool>,
+    /// Replicas that are not sound there.
+    problems: BTreeMap<ChunkHandle, Problem>,
     /// Replicas that may lack something since it lost power, and what they hold.
     claims: BTreeMap<ChunkHandle, Claim>,
     registered_ms: u64,
@@ -236,9 +255,9 @@ impl SoftServers {
         }
         let room = MAX_PROBLEMS.saturating_sub(soft.problems.len());
         for problem in beat.problems.iter().take(room) {
-            // With a bad checksum alone it may go on to serve the rest.
-            let stopped = problem.kind != CHECKSUM;
-            *soft.problems.entry(ChunkHandle(problem.handle)).or_default() |= stopped;
+            let what = Problem::of_kind(problem.kind);
+            let known = soft.problems.entry(ChunkHandle(problem.handle)).or_insert(what);
+            *known = what.max(*known);
         }
         if leads {
             soft.lease_until_ms = now + self.times.lease_ms;
@@ -295,9 +314,11 @@ impl SoftServers {
         taken
     }
 
-    /// Whether a server has said that it has stopped serving its replica of a chunk.
-    pub fn has_stopped(&self, server: ServerId, handle: ChunkHandle) -> bool {
-        self.inner.lock().servers.get(&server).is_some_and(|soft| soft.problems.get(&handle) == Some(&true))
+    /// Whether a server agrees that its replica of a chunk is left out: it takes no more writes.
+    pub fn agrees_to_leave(&self, server: ServerId, handle: ChunkHandle) -> bool {
+        let inner = self.inner.lock();
+        let problem = inner.servers.get(&server).and_then(|soft| soft.problems.get(&handle));
+        problem.is_some_and(|problem| *problem >= Problem::Retired)
     }
 
     /// Whether a server's replica of a chunk is not sound.
@@ -327,7 +348,7 @@ impl SoftServers {
         let inner = self.inner.lock();
         let Some(soft) = inner.servers.get(&server) else { return Standing::Unknown };
         let problem = soft.problems.get(&handle);
-        if problem == Some(&true) {
+        if problem == Some(&Problem::Stopped) {
             return Standing::Gone;
         }
         if !soft.reported || liveness(soft, now, self.times) != Liveness::Online {
@@ -335,8 +356,11 @@ impl SoftServers {
         }
         match soft.claims.get(&handle) {
             Some(claim) => Standing::Suspect(*claim),
-            None if problem.is_some() => Standing::Damaged,
-            None => Standing::Sound,
+            None => match problem {
+                Some(Problem::Retired | Problem::Stopped) => Standing::Retired,
+                Some(Problem::Damaged) => Standing::Damaged,
+                None => Standing::Sound,
+            },
         }
     }
 
@@ -391,7 +415,7 @@ impl SoftServers {
         if let Some(soft) = self.inner.lock().servers.get_mut(&server)
             && soft.problems.len() < MAX_PROBLEMS
         {
-            soft.problems.insert(handle, true);
+            soft.problems.insert(handle, Problem::Stopped);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Long runs: `cargo run --release -p gfs-sim --bin gfs-sim -- --seeds N --minutes M [--first S]`.
 //!
-//! Prints how many seeds a second it does, and every seed that fails, which it also appends to `gfs-sim/seeds/failed.txt`: those are
+//! With `--show S` it runs that seed alone and prints everything that happens in it. Else it prints how many seeds a second it does, and every seed that fails, which it also appends to `gfs-sim/seeds/failed.txt`: those are
 //! run by the tests from then on. Ends with 1 when any failed.
 
 use gfs_sim::{Options, run};
@@ -8,16 +8,17 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 const FAILED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/seeds/failed.txt");
-const USAGE: &str = "usage: gfs-sim [--seeds N] [--minutes M] [--first S] [--show]";
+const USAGE: &str = "usage: gfs-sim [--seeds N] [--minutes M] [--first S] [--show S]";
 
 struct Arguments {
     seeds: u64,
     limit: Duration,
     first: u64,
+    show: bool,
 }
 
 fn arguments() -> Result<Arguments, String> {
-    let mut parsed = Arguments { seeds: u64::MAX, limit: Duration::from_secs(600), first: 0 };
+    let mut parsed = Arguments { seeds: u64::MAX, limit: Duration::from_secs(600), first: 0, show: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let number = words.next().and_then(|text| text.parse::<u64>().ok());
@@ -26,6 +27,7 @@ fn arguments() -> Result<Arguments, String> {
             "--seeds" => parsed.seeds = number,
             "--minutes" => parsed.limit = Duration::from_secs(60 * number),
             "--first" => parsed.first = number,
+            "--show" => (parsed.first, parsed.seeds, parsed.show) = (number, 1, true),
             _ => return Err(format!("{word} is not known; {USAGE}")),
         }
     }
@@ -51,13 +53,16 @@ fn main() -> std::process::ExitCode {
     let rate = |done: u64| done as f64 / start.elapsed().as_secs_f64();
     while done < arguments.seeds && start.elapsed() < arguments.limit {
         let seed = arguments.first + done;
-        let found = std::panic::catch_unwind(|| run(seed, Options::of_seed(seed)))
-            .unwrap_or_else(|_| vec!["a panic, see above".to_string()]);
+        let options = Options { show: arguments.show, ..Options::of_seed(seed) };
+        let found =
+            std::panic::catch_unwind(|| run(seed, options)).unwrap_or_else(|_| vec!["a panic, see above".to_string()]);
         done += 1;
         if !found.is_empty() {
             failed += 1;
             println!("seed {seed} failed:\n  {}", found.join("\n  "));
-            if let Err(error) = note(seed, &found) {
+            if !arguments.show
+                && let Err(error) = note(seed, &found)
+            {
                 eprintln!("{FAILED}: {error}");
             }
         }

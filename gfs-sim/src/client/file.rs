@@ -237,7 +237,9 @@ impl Client {
                     target.moved |= target.configuration.epoch != assigned.configuration.epoch;
                     target.configuration = assigned.configuration.clone();
                     self.locations.insert(target.handle, assigned.configuration);
-                    Next::Step(Step::Data)
+                    // A file that was cut since its size was learned may hold bytes that are no part of it yet.
+                    let outdated = target.moved && matches!(work.kind, Kind::Read { .. });
+                    if outdated { Next::Again } else { Next::Step(Step::Data) }
                 }
                 _ => Next::Again,
             },

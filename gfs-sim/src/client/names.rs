@@ -131,14 +131,13 @@ impl Names {
                 if self.has_to_look() {
                     // What is there is what it is.
                     self.disturbed = false;
-                    if self.model.directory.is_none() {
-                        // It may be there without this client knowing its number: another name is free for sure.
-                        self.own.push(b'+');
-                        self.model.names = Directory::new();
-                        return self.call = Call::Compare;
-                    }
                     self.model.directory = self.model.directory.filter(|_| listed.is_some());
-                    self.model.names = listed.unwrap_or_default();
+                    if self.model.directory.is_none() {
+                        // It may be there without this client knowing its number, made anew by a request that came twice:
+                        // another name is free for sure.
+                        self.own.push(b'+');
+                    }
+                    self.model.names = listed.filter(|_| self.model.directory.is_some()).unwrap_or_default();
                     return self.call = Call::Compare;
                 }
                 let listed = listed.unwrap_or_default();

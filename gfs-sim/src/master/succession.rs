@@ -29,6 +29,7 @@ impl Standing {
         match (self.alive, self.health) {
             (_, Some(Health::Broken)) => succession::Standing::Gone,
             (true, Some(Health::Sound)) => succession::Standing::Sound,
+            (true, Some(Health::Retired)) => succession::Standing::Retired,
             (true, Some(Health::Suspect)) => succession::Standing::Suspect(claim),
             _ => succession::Standing::Unknown,
         }
@@ -59,7 +60,7 @@ pub(super) fn next(
         waited: false,
         may_drop: &|server| standing(server).droppable,
     };
-    succession::successor(known, &failed, ready, &asked).filter(|next| next != known)
+    succession::successor(known, &failed, ready, &asked).filter(|next| next != known || failed.contains(&known.primary))
 }
 
 impl Master {

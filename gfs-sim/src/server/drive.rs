@@ -28,6 +28,9 @@ impl Server {
             };
             let result = self.store(handle, write, world);
             let Some(slot) = self.slots.get_mut(&handle) else { return };
+            if !slot.replica.is_broken() {
+                slot.full = result == Err(Status::NoSpace) && slot.replica.role() != Role::Primary;
+            }
             for action in slot.replica.handle(Event::Stored(result)).into_iter().rev() {
                 actions.push_front(action);
             }
@@ -60,8 +63,13 @@ impl Server {
                 let reverse = self.breach.neglects(Neglect::CommittedInReverse);
                 // One that is being filled may hold what all members have lost since; it is judged when it is a member.
                 let counts = self.slots.get(&handle).is_some_and(|slot| slot.replica.role() != Role::Syncing);
-                let Some(chunk) = self.writable(handle, world) else { return };
-                for (write, value) in chunk.commit(upto, reverse) {
+                // It is committed with the decision, even if the disk fails now.
+                let failed = self.disk.failed;
+                let done = self.disk.chunks.get_mut(&handle).map(|chunk| chunk.commit(upto, reverse));
+                if failed {
+                    self.feed(handle, Event::Broken, world);
+                }
+                for (write, value) in done.unwrap_or_default() {
                     if counts {
                         world.history.on_commit(self.id, handle, &write, value);
                     }
@@ -78,9 +86,9 @@ impl Server {
                     chunk.start_fill(base);
                 }
             }
-            Action::ClearSuspect => {
+            Action::Suspect(suspect) => {
                 if let Some(chunk) = self.writable(handle, world) {
-                    chunk.files.suspect = false;
+                    chunk.set_suspect(suspect);
                 }
             }
             Action::Send { to, message } => self.send_peer(handle, to, message, world),

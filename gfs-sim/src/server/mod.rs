@@ -74,6 +74,8 @@ struct Slot {
     payload: u64,
     waiters: BTreeMap<Token, Waiter>,
     zeroing: BTreeSet<Epoch>,
+    /// What it was broken by is that it had no room for a write.
+    full: bool,
 }
 
 /// A chunk server process.
@@ -175,7 +177,7 @@ impl Server {
         replica.set_minimum(2);
         replica.break_rule(self.breach.of_core());
         let (waiters, zeroing) = (BTreeMap::new(), BTreeSet::new());
-        self.slots.insert(handle, Slot { replica, asking: false, payload: 0, waiters, zeroing });
+        self.slots.insert(handle, Slot { replica, asking: false, payload: 0, waiters, zeroing, full: false });
     }
 
     fn call(&mut self) -> u64 {
@@ -250,8 +252,9 @@ impl Server {
 
     fn health(&self, slot: &Slot) -> Health {
         match () {
-            () if slot.replica.is_broken() || self.disk.failed => Health::Broken,
+            () if self.disk.failed || (slot.replica.is_broken() && !slot.full) => Health::Broken,
             () if slot.replica.is_suspect() => Health::Suspect,
+            () if slot.replica.is_broken() => Health::Retired,
             () => Health::Sound,
         }
     }

@@ -58,6 +58,9 @@ impl Server {
     pub(super) fn unreadable(&mut self, handle: ChunkHandle, world: &mut Surroundings) {
         let known = self.slots.get(&handle).and_then(|slot| slot.replica.configuration());
         if self.disk.failed || known.is_some_and(|known| known.members.len() > 1) {
+            if let Some(slot) = self.slots.get_mut(&handle) {
+                slot.full = false;
+            }
             self.feed(handle, Event::Broken, world);
         }
     }

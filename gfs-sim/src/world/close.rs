@@ -25,6 +25,7 @@ impl World {
         self.doomed = None;
         self.cuts.clear();
         self.paused.clear();
+        self.resume_master();
         self.start_master();
         for n in (1..=self.options.servers).map(ServerId) {
             let Some(server) = self.servers.get_mut(&n) else { continue };

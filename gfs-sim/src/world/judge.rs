@@ -29,6 +29,9 @@ impl World {
             .collect();
         for info in changed {
             let (handle, after) = (info.handle, &info.configuration);
+            if self.options.show {
+                println!("{} chunk {handle} is in {after:?}", self.now);
+            }
             self.judge_exposure(&info);
             if let Some(before) = self.known.insert(handle, after.clone()) {
                 let (servers, since, now) = (&self.servers, &self.lacking_since, self.now);
@@ -63,7 +66,7 @@ impl World {
         if any {
             self.exposed.remove(&handle);
         } else if self.exposed.insert(handle) {
-            self.history.on_exposed(self.now, handle);
+            self.history.on_exposed(self.now, handle, info.configuration.epoch);
         }
     }
 }

@@ -55,6 +55,10 @@ pub struct World {
     flushing: bool,
     /// The master loses power as soon as it has something to lose, for so long.
     doomed: Option<u64>,
+    /// Until when the master hangs.
+    master_paused: u64,
+    /// Time that does not count for it.
+    master_skipped: u64,
     servers: BTreeMap<ServerId, Server>,
     clients: BTreeMap<u64, (Client, u64)>,
     links: BTreeMap<(Node, Node, u64), u64>,
@@ -94,6 +98,8 @@ impl World {
             master: Master::new(servers, goal, files, breach),
             flushing: false,
             doomed: None,
+            master_paused: 0,
+            master_skipped: 0,
             servers: ids().map(|id| (id, Server::new(id, breach))).collect(),
             clients: (1..=clients).map(|n| (n, (Client::new(n, 1, files), 0))).collect(),
             links: BTreeMap::new(),
@@ -141,6 +147,9 @@ impl World {
     }
 
     fn happen(&mut self, item: Item) {
+        if self.options.show && !matches!(item, Item::MasterTick | Item::Alarm { .. } | Item::ClientWake { .. }) {
+            println!("{} {item:?}", self.now);
+        }
         match item {
             Item::Deliver { from, to, packet, process } => self.deliver(from, to, packet, process),
             Item::Alarm { server, incarnation, alarm } => {
@@ -162,12 +171,13 @@ impl World {
                 }
             }
             Item::MasterTick => {
-                if self.master.up {
-                    self.master.tick(self.now, &mut self.rng);
+                if self.master.up && self.master_paused <= self.now {
+                    self.master.tick(self.master_now(), &mut self.rng);
                     self.after_master(Vec::new());
                 }
                 self.push(100, Item::MasterTick);
             }
+            Item::MasterFlush if self.master_paused > self.now => self.push_at(self.master_paused, item),
             Item::MasterFlush => {
                 self.flushing = false;
                 if self.master.up {
@@ -180,6 +190,10 @@ impl World {
 
     fn paused_until(&self, server: ServerId) -> Option<u64> {
         self.paused.get(&server).copied().filter(|until| *until > self.now)
+    }
+
+    fn master_now(&self) -> u64 {
+        self.now.max(self.master_paused) - self.master_skipped
     }
 
     fn start(&mut self, server: ServerId) {
@@ -281,8 +295,12 @@ impl World {
                 }
                 self.client_wants(client, wants);
             }
+            Node::Master if self.master_paused > self.now => {
+                self.push_at(self.master_paused, Item::Deliver { from, to, packet, process });
+            }
             Node::Master if self.master.up => {
-                let answers = self.master.receive(self.now, from, *packet, &mut self.rng, &mut self.history);
+                let now = self.master_now();
+                let answers = self.master.receive(now, from, *packet, &mut self.rng, &mut self.history);
                 self.after_master(answers);
             }
             Node::Master => {}

@@ -2,11 +2,19 @@
 
 use super::{Item, World};
 use crate::client::Client;
+use crate::disk::ChunkDisk;
 use crate::faults::Fault;
 use crate::invariants::last_copy::is_sound;
 use crate::message::Node;
 use crate::server::Server;
 use gfs_core::ids::{ChunkHandle, ServerId};
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+/// The longest that a packet takes without being sent again.
+const ON_ITS_WAY_MS: u64 = 150;
+/// Of a longer pause the rest does not count for the master: its clock leaves out the time in which it did not run.
+const LONGEST_MS: u64 = 500;
 
 /// Something goes wrong, or is mended.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +65,9 @@ impl World {
             // The other copies are needed now.
             return;
         }
+        if self.options.show {
+            println!("{} {fault:?} of {server:?} for {length}", self.now);
+        }
         match fault {
             Fault::Kill => self.down(server, length, Self::kill),
             Fault::KillAll => self.down_some(100, length, Self::kill),
@@ -66,6 +77,7 @@ impl World {
             Fault::Power => self.down(server, length, Self::cut_power),
             Fault::PowerSome => self.down_some(60, length, Self::cut_power),
             Fault::PowerAll => self.down_some(100, length, Self::cut_power),
+            Fault::PauseMaster => self.pause_master(length),
             Fault::KillMaster => self.down_master(false, length),
             Fault::PowerMaster => self.doomed = Some(length),
             Fault::FlushFails if self.is_spare(server, None) => {
@@ -109,10 +121,21 @@ impl World {
     }
 
     fn cut_power(&mut self, server: ServerId) {
+        // What has been filled again meanwhile lacks something from now on, not since an earlier cut.
+        self.judge_losses();
         self.kill(server);
         if let Some(process) = self.servers.get_mut(&server) {
             process.disk.lose_power(&mut self.rng);
         }
+        // What is late would have had to be sent again: only what is on its way still arrives.
+        let late: BTreeSet<u64> = self
+            .queue
+            .iter()
+            .filter(|Reverse((at, _))| *at > self.now + ON_ITS_WAY_MS)
+            .map(|Reverse((_, n))| *n)
+            .collect();
+        let me = Node::Server(server);
+        self.items.retain(|n, item| !(late.contains(n) && matches!(item, Item::Deliver { from, .. } if *from == me)));
         self.judge_losses();
     }
 
@@ -132,9 +155,10 @@ impl World {
 
     fn kill_client(&mut self) {
         let id = self.rng.between(1, self.options.clients);
+        let due = self.master_now() + 2_000;
         let Some((client, stamp)) = self.clients.get_mut(&id) else { return };
         if let Some(session) = client.session {
-            self.master.ending.push((self.now + 2_000, session));
+            self.master.ending.push((due, session));
         }
         let next: Client = client.successor();
         *client = next;
@@ -177,12 +201,26 @@ impl World {
         self.push(length.min(1500), Item::Trouble(Trouble::StartMaster));
     }
 
+    fn pause_master(&mut self, length: u64) {
+        if self.master.up && self.master_paused <= self.now {
+            self.master_paused = self.now + length;
+            self.master_skipped += length.saturating_sub(LONGEST_MS);
+        }
+    }
+
+    pub(super) fn resume_master(&mut self) {
+        let rest = self.master_paused.saturating_sub(self.now);
+        self.master_skipped = self.master_skipped.saturating_sub(rest);
+        self.master_paused = 0;
+    }
+
     pub(super) fn start_master(&mut self) {
         if self.master.up {
             return;
         }
         let lost = std::mem::take(&mut self.master_lost);
-        let found = self.master.restart(self.now, lost);
+        self.resume_master();
+        let found = self.master.restart(self.master_now(), lost);
         self.history.violations.extend(found);
         self.judge_configurations();
     }
@@ -201,8 +239,17 @@ impl World {
         })
     }
 
+    /// Whether a server holds writes to a chunk that its client has not told the master of yet. That a new disk lacks those, nobody
+    /// can tell it (docs/roadmap.md).
+    fn holds_untold(&self, server: ServerId) -> bool {
+        let chunks = self.master.state.chunks_from(ChunkHandle(0));
+        let mut reserved = chunks.filter(|info| info.reserved.is_some()).map(|info| info.handle);
+        let written = |handle| self.servers[&server].disk.chunks.get(&handle).is_some_and(ChunkDisk::is_written);
+        reserved.any(written)
+    }
+
     fn fail_disk(&mut self, server: ServerId, length: u64) {
-        if self.is_spare(server, None) {
+        if self.is_spare(server, None) && !self.holds_untold(server) {
             if let Some(process) = self.servers.get_mut(&server) {
                 process.disk.failed = true;
             }

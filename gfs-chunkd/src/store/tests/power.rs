@@ -21,10 +21,31 @@ fn only_chunks_that_were_written_are_suspect_until_cleared() {
     drop(store);
     let store = after_power_cut(dir.path());
     assert_eq!(suspect(&store), vec![false, true], "a kill must not make it trusted");
-    store.clear_suspect(busy).unwrap();
+    store.set_suspect(busy, false).unwrap();
     drop(store);
     let store = after_power_cut(dir.path());
     assert_eq!(suspect(&store), vec![false, false]);
+}
+
+#[test]
+fn that_a_replica_is_the_only_one_is_known_after_a_power_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let chunk = create(&store, 1);
+    let alone = Configuration { members: vec![ServerId(1)], syncing: Vec::new(), ..configuration(7) };
+    store.set_configuration(chunk, &alone).unwrap();
+    drop(store);
+    assert_eq!(after_power_cut(dir.path()).state(chunk).unwrap().configuration, alone);
+}
+
+#[test]
+fn that_a_replica_lacks_something_is_known_after_a_power_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let chunk = create(&store, 1);
+    store.set_suspect(chunk, true).unwrap();
+    drop(store);
+    assert!(after_power_cut(dir.path()).state(chunk).unwrap().suspect);
 }
 
 #[test]

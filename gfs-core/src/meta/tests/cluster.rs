@@ -75,6 +75,21 @@ fn a_dropped_replica_is_deleted_only_when_there_are_enough_without_it() {
 }
 
 #[test]
+fn a_replica_that_was_condemned_long_ago_goes_with_its_chunk() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    let (inode, handles) = bench.file(session, "f", CHUNK);
+    let handle = handles[0];
+    reconfigure(&mut bench, handle, 1, configuration(2, &[1, 2, 3], &[4]));
+    reconfigure(&mut bench, handle, 2, configuration(2, &[1, 2, 3], &[]));
+    assert_eq!(bench.state.tombstone(ServerId(4), handle).unwrap().epoch, Epoch(3));
+    reconfigure(&mut bench, handle, 3, configuration(2, &[2, 3], &[]));
+    bench.run(session, unlink("f"));
+    bench.apply(Command::ReapOrphans { inodes: vec![inode] });
+    assert_eq!(bench.state.tombstone(ServerId(4), handle).unwrap().epoch, Epoch(4));
+}
+
+#[test]
 fn an_unknown_replica_is_condemned_only_if_this_generation_made_it() {
     let mut bench = Bench::new();
     let session = bench.session();

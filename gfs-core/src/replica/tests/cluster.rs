@@ -198,7 +198,7 @@ impl Cluster {
             Action::Commit(upto) => node.disk.commit(upto),
             Action::RollBack(above) => node.disk.roll_back(above),
             Action::StartFill { base } => node.disk.start_fill(base),
-            Action::ClearSuspect => node.disk.suspect = false,
+            Action::Suspect(suspect) => node.disk.suspect = suspect,
             Action::Send { to, message } => self.send(id, to, message),
             Action::Reply { token, outcome } => self.reply(id, token, outcome),
             Action::Flush(ticket) => node.timers.push(Event::Flushed { ticket, ok: true }),

@@ -19,6 +19,7 @@ pub struct Disk {
     pub prepared: BTreeMap<Sequence, (PreparedWrite, Vec<u8>)>,
     pub operations: BTreeMap<OperationId, OperationRecord>,
     pub suspect: bool,
+    pub filling: bool,
 }
 
 impl Disk {
@@ -32,6 +33,7 @@ impl Disk {
             prepared: BTreeMap::new(),
             operations: BTreeMap::new(),
             suspect: false,
+            filling: false,
         }
     }
 
@@ -43,6 +45,7 @@ impl Disk {
             length: self.length,
             operations: self.operations.values().copied().collect(),
             suspect: self.suspect,
+            filling: self.filling,
         }
     }
 
@@ -94,6 +97,7 @@ impl Disk {
     }
 
     pub fn start_fill(&mut self, base: Sequence) {
+        self.filling = true;
         self.prepared.clear();
         let committed = self.committed;
         self.operations.retain(|_, record| record.sequence <= committed);
@@ -116,5 +120,6 @@ impl Disk {
         self.operations.retain(|_, record| record.sequence > committed);
         self.operations.extend(operations.iter().map(|record| (record.operation, *record)));
         self.suspect = false;
+        self.filling = false;
     }
 }

@@ -287,8 +287,52 @@ fn a_suspect_primary_hands_over_and_a_sole_survivor_serves() {
     let wanted = WantedChange { epoch: Epoch(3), failed: vec![server(1)], ready: Vec::new() };
     assert_eq!(replica.wanted_change(), Some(wanted));
     let actions = replica.handle(Event::InForce(configuration(4, 1, &[1], &[])));
-    assert!(actions.contains(&Action::ClearSuspect));
+    assert!(actions.contains(&Action::Suspect(false)));
     assert!(replica.is_serving());
+}
+
+#[test]
+fn a_member_that_lacks_what_was_committed_notes_it_for_its_next_process() {
+    let loaded = Loaded { configuration: Some(configuration(3, 1, &[1, 2], &[])), ..Loaded::default() };
+    let mut replica = Replica::new(server(2), loaded);
+    replica.handle(Event::Lease(true));
+    let settle = Message::Settle { committed: Sequence(1), prepared: Sequence(1) };
+    let told = |token| Event::Peer { token: Some(Token(token)), epoch: Epoch(3), message: settle.clone() };
+    assert!(replica.handle(told(1)).contains(&Action::Suspect(true)));
+    assert!(replica.is_suspect());
+    assert!(!replica.handle(told(2)).contains(&Action::Suspect(true)), "it was noted before");
+}
+
+#[test]
+fn the_only_member_serves_after_a_power_loss_in_a_new_epoch() {
+    let loaded = Loaded { configuration: Some(configuration(3, 1, &[1], &[2])), suspect: true, ..Loaded::default() };
+    let mut replica = Replica::new(server(1), loaded);
+    replica.handle(Event::Lease(true));
+    let actions = replica.handle(Event::InForce(configuration(3, 1, &[1], &[2])));
+    assert!(actions.iter().all(|action| !matches!(action, Action::Send { .. })), "it filled another in the old epoch");
+    assert!(!replica.is_serving());
+    assert_eq!(replica.wanted_change().unwrap().failed, vec![server(1)]);
+    replica.handle(Event::InForce(configuration(4, 1, &[1], &[])));
+    assert!(replica.is_serving());
+}
+
+#[test]
+fn one_that_is_promoted_in_the_middle_of_being_filled_is_suspect() {
+    let filled = || {
+        let loaded = Loaded { configuration: Some(configuration(3, 1, &[1], &[2])), ..Loaded::default() };
+        let mut replica = Replica::new(server(2), loaded);
+        let message = Message::Settle { committed: Sequence(4), prepared: Sequence(4) };
+        let actions = replica.handle(Event::Peer { token: Some(Token(1)), epoch: Epoch(3), message });
+        assert!(actions.contains(&Action::StartFill { base: Sequence(4) }));
+        replica
+    };
+    let mut half = filled();
+    let actions = half.handle(Event::Configuration(configuration(4, 1, &[1, 2], &[])));
+    assert!(actions.contains(&Action::Suspect(true)));
+    let mut whole = filled();
+    whole.finish_copy(9, &[]);
+    whole.handle(Event::Configuration(configuration(4, 1, &[1, 2], &[])));
+    assert!(!whole.is_suspect());
 }
 
 #[test]
