@@ -95,12 +95,12 @@ pub struct History {
     pub synced: BTreeMap<ChunkHandle, Sequence>,
     /// When no member of a chunk was left that had lost nothing: what was acknowledged and not synced may be gone.
     pub exposed: BTreeMap<ChunkHandle, BTreeSet<u64>>,
+    /// The epoch of a chunk in which that happened last.
+    exposed_at: BTreeMap<ChunkHandle, Epoch>,
     /// When the master lost power, and with it the last of what it had answered.
     pub master_lost: BTreeSet<u64>,
     /// What was found wrong while running.
     pub violations: Vec<String>,
-    /// The epoch of a chunk in which that happened last.
-    exposed_at: BTreeMap<ChunkHandle, Epoch>,
 }
 
 impl History {

@@ -81,6 +81,12 @@ pub fn successor(
     Some(configure::promoted(&Configuration { primary, ..rest }, ready))
 }
 
+/// Whether what `successor` answered is to be put in force. A primary that can't go on as it is, and that nobody can follow, goes on
+/// in a new epoch even when nothing else changes.
+pub fn is_change(now: &Configuration, failed: &[ServerId], next: &Configuration) -> bool {
+    next != now || failed.contains(&now.primary)
+}
+
 /// The best of some members to lead, the sound before the damaged.
 fn can_lead(members: &[ServerId], known: &Known<'_>) -> Option<ServerId> {
     let with = |wanted: Standing| {
@@ -203,6 +209,15 @@ mod tests {
         let case = Case::new(&[(2, SOUND)]);
         assert_eq!(case.next(&now, &[], &[1, 9]), Some(configuration(2, &[1, 2, 5], &[7])));
         assert_eq!(case.next(&now, &[1], &[1]), Some(configuration(2, &[2, 5], &[7])));
+    }
+
+    #[test]
+    fn the_only_member_that_lost_power_gets_a_new_epoch() {
+        let now = configuration(1, &[1], &[]);
+        let next = Case::new(&[(1, suspect(5, 5))]).next(&now, &[1], &[]).unwrap();
+        assert_eq!(next, now);
+        assert!(is_change(&now, &ids(&[1]), &next));
+        assert!(!is_change(&now, &ids(&[3]), &next));
     }
 
     #[test]

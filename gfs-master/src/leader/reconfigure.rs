@@ -68,9 +68,8 @@ impl Leader {
         // Who asks, and not to be left out, is here and holds what it leads.
         let asker = (leads && !failed.contains(&ask.by)).then_some(ask.by);
         match self.successor(&info, &failed, ready, asker, &self.cluster_view()) {
-            // A primary that cannot go on as it is, and that nobody can follow, goes on in a new epoch.
-            Some(next) if next == *now && !failed.contains(&now.primary) => Ok(Decision::InForce(info)),
-            Some(next) => self.install(&info, next).await,
+            Some(next) if succession::is_change(now, &failed, &next) => self.install(&info, next).await,
+            Some(_) => Ok(Decision::InForce(info)),
             None => Ok(Decision::NotNow(info)),
         }
     }

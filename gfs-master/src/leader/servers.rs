@@ -347,20 +347,14 @@ impl SoftServers {
         let now = self.clock.now_ms();
         let inner = self.inner.lock();
         let Some(soft) = inner.servers.get(&server) else { return Standing::Unknown };
-        let problem = soft.problems.get(&handle);
-        if problem == Some(&Problem::Stopped) {
-            return Standing::Gone;
-        }
-        if !soft.reported || liveness(soft, now, self.times) != Liveness::Online {
-            return Standing::Unknown;
-        }
-        match soft.claims.get(&handle) {
-            Some(claim) => Standing::Suspect(*claim),
-            None => match problem {
-                Some(Problem::Retired | Problem::Stopped) => Standing::Retired,
-                Some(Problem::Damaged) => Standing::Damaged,
-                None => Standing::Sound,
-            },
+        let here = soft.reported && liveness(soft, now, self.times) == Liveness::Online;
+        match (soft.problems.get(&handle), soft.claims.get(&handle)) {
+            (Some(Problem::Stopped), _) => Standing::Gone,
+            _ if !here => Standing::Unknown,
+            (_, Some(claim)) => Standing::Suspect(*claim),
+            (Some(Problem::Retired), None) => Standing::Retired,
+            (Some(Problem::Damaged), None) => Standing::Damaged,
+            (None, None) => Standing::Sound,
         }
     }
 

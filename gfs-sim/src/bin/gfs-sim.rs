@@ -1,7 +1,7 @@
 //! Long runs: `cargo run --release -p gfs-sim --bin gfs-sim -- --seeds N --minutes M [--first S]`.
 //!
-//! With `--show S` it runs that seed alone and prints everything that happens in it. Else it prints how many seeds a second it does, and every seed that fails, which it also appends to `gfs-sim/seeds/failed.txt`: those are
-//! run by the tests from then on. Ends with 1 when any failed.
+//! Prints how many seeds a second it does, and every seed that fails, which it also appends to `gfs-sim/seeds/failed.txt`: those are
+//! run by the tests from then on. Ends with 1 when any failed. `--show S` runs that seed alone and prints all that happens in it.
 
 use gfs_sim::{Options, run};
 use std::io::Write;

@@ -60,7 +60,7 @@ pub(super) fn next(
         waited: false,
         may_drop: &|server| standing(server).droppable,
     };
-    succession::successor(known, &failed, ready, &asked).filter(|next| next != known || failed.contains(&known.primary))
+    succession::successor(known, &failed, ready, &asked).filter(|next| succession::is_change(known, &failed, next))
 }
 
 impl Master {

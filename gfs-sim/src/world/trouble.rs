@@ -9,7 +9,6 @@ use crate::message::Node;
 use crate::server::Server;
 use gfs_core::ids::{ChunkHandle, ServerId};
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
 
 /// The longest that a packet takes without being sent again.
 const ON_ITS_WAY_MS: u64 = 150;
@@ -128,14 +127,13 @@ impl World {
             process.disk.lose_power(&mut self.rng);
         }
         // What is late would have had to be sent again: only what is on its way still arrives.
-        let late: BTreeSet<u64> = self
-            .queue
-            .iter()
-            .filter(|Reverse((at, _))| *at > self.now + ON_ITS_WAY_MS)
-            .map(|Reverse((_, n))| *n)
-            .collect();
-        let me = Node::Server(server);
-        self.items.retain(|n, item| !(late.contains(n) && matches!(item, Item::Deliver { from, .. } if *from == me)));
+        let (items, me, late) = (&mut self.items, Node::Server(server), self.now + ON_ITS_WAY_MS);
+        let is_sent = |item: &Item| matches!(item, Item::Deliver { from, .. } if *from == me);
+        for Reverse((_, order)) in self.queue.iter().filter(|Reverse((at, _))| *at > late) {
+            if items.get(order).is_some_and(is_sent) {
+                items.remove(order);
+            }
+        }
         self.judge_losses();
     }
 
