@@ -1,6 +1,6 @@
 //! Builds a chunk server and runs it: disks, registration, heartbeats, data port, HTTP port.
 
-use crate::background::{scrub, tick};
+use crate::background::{deletions, scrub, tick};
 use crate::config::ChunkdConfig;
 use crate::control::heartbeat::{Heartbeats, Notice};
 use crate::control::lease::Moment;
@@ -183,6 +183,7 @@ impl Server {
         tasks.spawn(take_notices(driver.clone(), notices));
         tasks.spawn(driver.reports.clone().run(driver.clone(), stopping.clone()));
         tasks.spawn(tick::run(driver.clone(), stopping.clone()));
+        tasks.spawn(deletions::run(driver.clone(), stopping.clone()));
         let found = driver.clone();
         let apply = Box::new(move |answer| found.found(answer));
         let (master, shared, me) = (driver.master.clone(), driver.shared.clone(), driver.me);

@@ -1,5 +1,6 @@
-//! What runs on a timer or in the background: the store's tick, filling syncing servers, and scrubbing.
+//! What runs on a timer or in the background: the store's tick, deletions, filling syncing servers, and scrubbing.
 
+pub mod deletions;
 pub mod fill;
 pub mod scrub;
 pub mod tick;

@@ -39,9 +39,7 @@ pub fn carry_out(driver: &Arc<Driver>, order: v1::MasterOrder) {
     // An order arrives on the stream of the heartbeats: it is as new as the lease that it came with.
     let term = driver.shared.lease.term();
     assign(driver, Found { term, assignments: order.assign, gone: Vec::new() });
-    for delete in order.delete {
-        driver.delete(ChunkHandle(delete.handle), Epoch(delete.epoch));
-    }
+    driver.deletions.order(order.delete.into_iter().map(|delete| (ChunkHandle(delete.handle), Epoch(delete.epoch))));
     for leave in order.leave {
         self::leave(driver, ChunkHandle(leave.handle), Epoch(leave.epoch));
     }

@@ -83,7 +83,7 @@ impl Driver {
                 self.copy(slot, &mut state, epoch, piece, &payload, responder);
             }
             Job::Broken { kind, detail } => self.broken(slot, &mut state, kind, &detail),
-            Job::Delete { epoch } => self.deleted(slot, &mut state, epoch),
+            Job::Delete { epoch, turn: _turn } => self.deleted(slot, &mut state, epoch),
         }
         slot.publish(&state);
         self.leave_if_suspect(slot, &mut state);

@@ -14,6 +14,7 @@ pub mod wire;
 pub use read::ReadKind;
 pub use slot::{Job, MAX_JOBS, Mutate, Slot, State, Waiter};
 
+use crate::background::deletions::Deletions;
 use crate::control::lease::Term;
 use crate::control::lookup::{Found, Looked, Lookup};
 use crate::control::master::MasterClient;
@@ -21,7 +22,7 @@ use crate::control::orders::{self, Assigned};
 use crate::control::report::Reports;
 use crate::control::{ProblemKind, Shared};
 use crate::store::{ChunkHeader, ReplicaState, Store, StoreError};
-use gfs_core::ids::{ChunkHandle, Epoch, InodeId, ServerId};
+use gfs_core::ids::{ChunkHandle, InodeId, ServerId};
 use gfs_core::meta::request::{Configuration, ServerAddress};
 use gfs_core::replica::{Loaded, Replica, Role};
 use gfs_net::DataPool;
@@ -80,6 +81,8 @@ pub struct Driver {
     pub lookup: Lookup,
     /// What the master has yet to be told.
     pub reports: Reports,
+    /// Tombstones that are not carried out yet.
+    pub deletions: Deletions,
     /// Tails that are being zeroed: (chunk, epoch of the order).
     pub zeroing: Mutex<BTreeSet<(ChunkHandle, u32)>>,
     pub(crate) pool: DataPool,
@@ -103,6 +106,7 @@ impl Driver {
             shared: parts.shared,
             lookup: Lookup::default(),
             reports: Reports::default(),
+            deletions: Deletions::default(),
             zeroing: Mutex::default(),
             pool: parts.pool,
             fills: Semaphore::new(parts.parallel_fills.max(1)),
@@ -226,14 +230,6 @@ impl Driver {
         let mut slots = self.slots.write();
         if slots.get(&slot.handle).is_some_and(|known| Arc::ptr_eq(known, slot)) {
             slots.remove(&slot.handle);
-        }
-    }
-
-    /// Carries a tombstone out, and says so when it is done.
-    pub fn delete(self: &Arc<Self>, handle: ChunkHandle, epoch: Epoch) {
-        match self.slot(handle) {
-            Some(slot) => self.push(&slot, Job::Delete { epoch }),
-            None => self.reports.deleted(handle),
         }
     }
 

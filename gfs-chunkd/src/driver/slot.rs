@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 /// Jobs that may wait for one replica; beyond it requests are answered BUSY.
@@ -87,8 +87,8 @@ pub enum Job {
     Copy { epoch: Epoch, piece: v1::CopyBlocks, payload: Bytes, responder: Responder },
     /// The replica can't be served any more.
     Broken { kind: ProblemKind, detail: String },
-    /// A tombstone.
-    Delete { epoch: Epoch },
+    /// A tombstone, with its turn among those that are carried out now.
+    Delete { epoch: Epoch, turn: OwnedSemaphorePermit },
 }
 
 impl Job {

@@ -5,6 +5,7 @@ use super::error::StoreError;
 use super::file::ChunkFile;
 use super::identity::{DiskIdentity, sync_dir};
 use super::layout::Geometry;
+use super::reaper::Reaper;
 use super::types::{DiskUsage, Quarantined, StoreOptions};
 use gfs_core::ids::ChunkHandle;
 use gfs_log::{Log, LogError, LogOptions, Record};
@@ -51,6 +52,7 @@ pub(crate) struct Disk {
     /// Held (shared) from the record of a creation or removal until it is done.
     pub membership: RwLock<()>,
     pub quarantined: Mutex<Vec<Quarantined>>,
+    reaper: Reaper,
 }
 
 impl Disk {
@@ -86,6 +88,7 @@ impl Disk {
             checkpoint: Mutex::new(()),
             membership: RwLock::new(()),
             quarantined: Mutex::new(Vec::new()),
+            reaper: Reaper::start(path)?,
         })
     }
 
@@ -143,6 +146,19 @@ impl Disk {
     /// Forgets the open file of a chunk.
     pub fn forget_file(&self, handle: ChunkHandle) {
         let _closed = self.files.lock().pop(&handle);
+    }
+
+    /// Somebody asks for something of this disk.
+    pub fn called(&self) {
+        self.reaper.called();
+    }
+
+    /// Takes the file of a deleted replica away; `record` is where the journal says that it is deleted. Its blocks are freed a while later.
+    pub fn remove_file(&self, handle: ChunkHandle, record: u64) -> Result<(), StoreError> {
+        self.forget_file(handle);
+        self.reaper.take(&self.chunk_path(handle), handle, record)?;
+        self.touch(handle);
+        Ok(())
     }
 
     /// Notes a creation or removal in a chunk's directory.

@@ -164,7 +164,7 @@ impl Store {
     pub fn delete(&self, handle: ChunkHandle) -> Result<(), StoreError> {
         self.with(handle, |chunk| {
             let _complete = chunk.disk.membership.read();
-            {
+            let appended = {
                 let mut state = chunk.state.write();
                 if state.dead {
                     return Err(chunk.missing());
@@ -174,11 +174,9 @@ impl Store {
                 chunk.journal_durable(appended.end.0)?;
                 state.dead = true;
                 chunk.drop_overlay(&mut state);
-            }
-            let path = chunk.disk.chunk_path(handle);
-            std::fs::remove_file(&path).or_else(ignore_missing).map_err(|e| StoreError::io("unlink", &path, e))?;
-            chunk.disk.forget_file(handle);
-            chunk.disk.touch(handle);
+                appended
+            };
+            chunk.disk.remove_file(handle, appended.start.0)?;
             self.chunks.write().remove(&handle);
             Ok(())
         })
@@ -267,17 +265,12 @@ fn make(
     let appended = chunk.journal(&mut state, &record)?;
     if let Err(error) = chunk.write_new_file(&mut state, appended.start.0) {
         // Without this the replica would be there again, empty, after a restart.
-        chunk.journal(&mut state, &JournalRecord::Delete)?;
-        let path = disk.chunk_path(handle);
-        std::fs::remove_file(&path).or_else(ignore_missing).map_err(|e| StoreError::io("unlink", &path, e))?;
+        let deleted = chunk.journal(&mut state, &JournalRecord::Delete)?;
+        disk.remove_file(handle, deleted.start.0)?;
         return Err(error);
     }
     *chunk.state.write() = state;
     Ok(chunk)
-}
-
-fn ignore_missing(error: std::io::Error) -> std::io::Result<()> {
-    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 fn check_same(

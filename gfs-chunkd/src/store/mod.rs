@@ -21,6 +21,7 @@ mod layout;
 mod manage;
 mod prepare;
 mod read;
+mod reaper;
 mod record;
 mod recover;
 mod scrub;
@@ -251,6 +252,7 @@ impl Store {
     ) -> Result<T, StoreError> {
         let chunk = self.chunks.read().get(&handle).cloned().ok_or(StoreError::NoChunk { handle })?;
         chunk.disk.check()?;
+        chunk.disk.called();
         chunk.disk.judge(call(&chunk))
     }
 }

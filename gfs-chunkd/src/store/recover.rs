@@ -55,7 +55,8 @@ struct Recovery {
     identity: DiskIdentity,
     dir: PathBuf,
     chunks: HashMap<ChunkHandle, Replay>,
-    deleted: BTreeSet<ChunkHandle>,
+    /// Where the journal says that a chunk is deleted.
+    deleted: BTreeMap<ChunkHandle, u64>,
     quarantined: Vec<Quarantined>,
 }
 
@@ -82,7 +83,7 @@ pub(crate) fn open(
         identity,
         dir: dir.to_owned(),
         chunks: HashMap::new(),
-        deleted: BTreeSet::new(),
+        deleted: BTreeMap::new(),
         quarantined: Vec::new(),
     };
     recovery.scan()?;
@@ -195,7 +196,7 @@ impl Recovery {
         }
         if decoded == JournalRecord::Delete {
             self.chunks.remove(&handle);
-            self.deleted.insert(handle);
+            self.deleted.insert(handle, at);
             return Ok(());
         }
         if at >= chunk.from {
@@ -208,12 +209,8 @@ impl Recovery {
     /// Makes the files agree with what the journal says.
     fn finish(self, disk: &Arc<Disk>, power_cut: bool) -> Result<Vec<Arc<Chunk>>, StoreError> {
         *disk.quarantined.lock() = self.quarantined;
-        for handle in self.deleted {
-            let path = disk.chunk_path(handle);
-            match std::fs::remove_file(&path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(StoreError::io("unlink", &path, e)),
-                _ => disk.touch(handle),
-            }
+        for (handle, record) in self.deleted {
+            disk.remove_file(handle, record)?;
         }
         let mut chunks = Vec::with_capacity(self.chunks.len());
         for (handle, replay) in self.chunks {
