@@ -69,6 +69,10 @@ pub enum Command {
     Sha256(sha256::Args),
     /// Check the cluster: metadata, copies, with --deep every byte
     Fsck(fsck::Args),
+    /// What a blocked process waits for, or what keeps a file from being served
+    Why(why::Args),
+    /// Kill and stop daemons while every answer is checked, on a cluster brought up for that
+    Torture(torture::Args),
     /// How many copies of a file are kept
     SetReplicas(set_replicas::Args),
     /// Change what the master logs, while it runs
@@ -105,6 +109,8 @@ impl Command {
             Self::Chunks(_) => "chunks",
             Self::Sha256(_) => "sha256",
             Self::Fsck(_) => "fsck",
+            Self::Why(_) => "why",
+            Self::Torture(_) => "torture",
             Self::SetReplicas(_) => "set-replicas",
             Self::LogLevel(_) => "log-level",
             Self::Completions(_) => "completions",

@@ -32,8 +32,24 @@ pub enum UnmountError {
 
 /// Whether a gfs file system is mounted exactly there.
 pub fn is_mounted(path: &Path) -> bool {
-    let bytes = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-    listed(&bytes).contains(&absolute(path))
+    all().contains(&absolute(path))
+}
+
+/// All mount points of gfs on this machine.
+pub fn all() -> Vec<PathBuf> {
+    listed(&std::fs::read("/proc/self/mountinfo").unwrap_or_default())
+}
+
+/// The path within the cluster of a file below a mount point; `None` when it is below none. A mount of a subdirectory shows other
+/// paths than the cluster has.
+pub fn below(path: &Path) -> Option<PathBuf> {
+    within(&absolute(path), &all())
+}
+
+fn within(path: &Path, mounts: &[PathBuf]) -> Option<PathBuf> {
+    let inside = mounts.iter().filter_map(|mount| path.strip_prefix(mount).ok());
+    // Of mounts in each other the innermost.
+    inside.min_by_key(|rest| rest.as_os_str().len()).map(|rest| Path::new("/").join(rest))
 }
 
 /// Mount points of gfs in the text of a mountinfo file.
@@ -135,6 +151,16 @@ mod tests {
                      38 35 0:42 / /mnt/d rw - fuse.gfs 127.0.0.1:7400 rw\n\
                      broken line\n";
         assert_eq!(listed(text), [PathBuf::from("/mnt/a b"), PathBuf::from("/mnt/d")]);
+    }
+
+    #[test]
+    fn files_below_a_mount_are_named_as_in_the_cluster() {
+        let mounts = [PathBuf::from("/mnt/gfs"), PathBuf::from("/mnt/gfs/inner")];
+        let path = |text| within(Path::new(text), &mounts);
+        assert_eq!(path("/mnt/gfs/a/b"), Some(PathBuf::from("/a/b")));
+        assert_eq!(path("/mnt/gfs/inner/c"), Some(PathBuf::from("/c")));
+        assert_eq!(path("/mnt/gfs"), Some(PathBuf::from("/")));
+        assert_eq!(path("/mnt/gfsx"), None);
     }
 
     #[test]

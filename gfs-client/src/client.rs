@@ -168,6 +168,11 @@ impl Client {
         self.inner.cluster
     }
 
+    /// Why there is no connection to a master at this moment; `None` while there is one.
+    pub fn disconnected(&self) -> Option<String> {
+        self.inner.session.disconnected()
+    }
+
     /// The session's number at this moment; it changes when a session is lost.
     pub fn session(&self) -> SessionId {
         SessionId(self.inner.session.id())

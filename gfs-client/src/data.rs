@@ -5,7 +5,7 @@
 
 use crate::error::ClientError;
 use crate::files::PIECE;
-use crate::limit::CallLimit;
+use crate::limit::{CallLimit, WaitsFor};
 use crate::locations::{Locations, Peer};
 use crate::session::{Call, DataOperation, Session};
 use bytes::Bytes;
@@ -83,6 +83,13 @@ impl Changed {
     /// The last cut of the chunk that it came after; 0 is none.
     pub(crate) fn cut(&self) -> Epoch {
         Epoch(self.reply.cut)
+    }
+}
+
+impl Peer {
+    /// Its answer about a chunk, as something to wait for.
+    fn answers(&self, handle: ChunkHandle, operation: &'static str) -> WaitsFor {
+        WaitsFor::Server { server: self.server, address: self.address.clone(), handle, operation }
     }
 }
 
@@ -258,6 +265,7 @@ impl DataPath {
         let op = Op::Digest(v1::Digest { offset: 0, length, state: Bytes::new() });
         let request = self.request(piece, epoch.0, deadline, op);
         let called = self.pool.call(&peer.address, piece.handle.0, request, Bytes::new(), deadline);
+        let _waits = limit.waits_for(peer.answers(piece.handle, "digest"));
         match limit.run("digest", called).await? {
             Ok((reply, _)) => Ok(reply),
             Err(error) => Err(ClientError::Io { handle: piece.handle, reason: error.to_string().into() }),
@@ -281,7 +289,7 @@ impl DataPath {
                 // The file may have been cut since its size was learned, and bytes of a write that is no part of it yet be there.
                 return Err(DataFailure::Gone);
             }
-            let round = self.read_round(piece, turn, &op, &configuration, limit.within_limit(per_try), &check);
+            let round = self.read_round(piece, turn, &op, &configuration, (limit, limit.within_limit(per_try)), &check);
             match limit.run("read", round).await? {
                 Round::Bytes(bytes) => return Ok(bytes),
                 Round::Final(error) => return Err(error.into()),
@@ -291,6 +299,7 @@ impl DataPath {
                     }
                 }
                 Round::Failed { suspects, reason, all_damaged } => {
+                    limit.failed(|| reason.clone());
                     damaged_rounds = if all_damaged { damaged_rounds + 1 } else { 0 };
                     if damaged_rounds >= DAMAGED_ROUNDS {
                         return Err(ClientError::Io { handle: piece.handle, reason }.into());
@@ -310,7 +319,7 @@ impl DataPath {
         turn: u64,
         op: &Op,
         configuration: &Configuration,
-        deadline: Instant,
+        limits: (&CallLimit, Instant),
         check: &(impl Fn(&DataReply, Bytes) -> Result<Bytes, &'static str> + Sync),
     ) -> Round {
         let mut waiting = self.locations.order(configuration, turn).into_iter();
@@ -321,7 +330,7 @@ impl DataPath {
             if running.is_empty() {
                 let Some(peer) = waiting.next() else { break };
                 asked = peer.server;
-                running.push(Box::pin(self.read_one(piece, op, configuration.epoch.0, peer, deadline, turn, check)));
+                running.push(Box::pin(self.read_one(piece, op, configuration.epoch.0, peer, limits, turn, check)));
             }
             let first = tokio::select! {
                 biased;
@@ -331,7 +340,7 @@ impl DataPath {
                     self.locations.suspect(asked);
                     if let Some(peer) = waiting.next() {
                         asked = peer.server;
-                        running.push(Box::pin(self.read_one(piece, op, configuration.epoch.0, peer, deadline, turn, check)));
+                        running.push(Box::pin(self.read_one(piece, op, configuration.epoch.0, peer, limits, turn, check)));
                     }
                     continue;
                 }
@@ -366,11 +375,12 @@ impl DataPath {
         op: &Op,
         epoch: u32,
         peer: Peer,
-        deadline: Instant,
+        (limit, deadline): (&CallLimit, Instant),
         lane: u64,
         check: &(impl Fn(&DataReply, Bytes) -> Result<Bytes, &'static str> + Sync),
     ) -> (ServerId, Verdict) {
         let request = self.request(piece, epoch, deadline, op.clone());
+        let _waits = limit.waits_for(peer.answers(piece.handle, "read"));
         let answer = self.pool.call(&peer.address, lane, request, Bytes::new(), deadline).await;
         let verdict = match answer {
             Ok((reply, payload)) => read_verdict(&peer, reply, payload, check),
@@ -408,7 +418,10 @@ impl DataPath {
                 request.confirmed = operation.confirmed();
             }
             let call = self.pool.call(&primary.address, piece.handle.0, request, payload.clone(), deadline);
-            match change_verdict(limit.run("write", call).await?) {
+            let waits = limit.waits_for(primary.answers(piece.handle, "write"));
+            let answer = limit.run("write", call).await?;
+            drop(waits);
+            match change_verdict(answer) {
                 Next::Done(reply) => {
                     if let Some(stored) = reply.stored {
                         self.locations.count_seen(piece.handle, stored.into());
@@ -426,6 +439,7 @@ impl DataPath {
                     }
                 }
                 Next::Suspect(reason) => {
+                    limit.failed(|| format!("chunk server {}: {reason}", primary.server).into());
                     tracing::debug!(handle = %piece.handle, primary = %primary.address, reason, "the primary does not serve");
                     limit.check("write")?;
                     self.locate(piece.handle, epoch.0, &[primary.server], limit).await?;

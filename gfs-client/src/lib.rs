@@ -29,7 +29,7 @@ pub use client::{Answered, Client, ClientOptions, Outcome};
 pub use error::ClientError;
 pub use files::{ACCESS_BOTH, ACCESS_READ, ACCESS_WRITE, Access, OpenFile, Zeroing};
 pub use grants::{Grant, Invalidator, Ticket};
-pub use limit::{CallContext, CallLimit, CancelToken};
+pub use limit::{CallContext, CallLimit, CancelToken, Progress, WaitsFor};
 pub use target::{DEFAULT_MASTER, Target, TargetError};
 
 pub use gfs_core::ids::{InodeId, ROOT};

@@ -1,9 +1,12 @@
 //! How long a call may take, and how it is called off.
 //!
-//! This room owns deadlines and cancellation. It never decides what an unfinished call means: the callers document that.
+//! This room owns deadlines, cancellation, and what a call says it waits for. It never decides what an unfinished call means: the callers
+//! document that.
 
 use crate::error::ClientError;
+use gfs_core::ids::{ChunkHandle, ServerId};
 use gfs_core::meta::request::Credentials;
+use parking_lot::Mutex;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +24,66 @@ pub struct CancelToken {
 struct CancelState {
     cancelled: AtomicBool,
     wake: Notify,
+    progress: Mutex<Progress>,
+}
+
+/// What a call waits for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum WaitsFor {
+    /// An answer of the master.
+    Master {
+        /// To what.
+        operation: &'static str,
+    },
+    /// An answer of a chunk server.
+    Server {
+        /// Which server.
+        server: ServerId,
+        /// Where it is.
+        address: Arc<str>,
+        /// About which chunk.
+        handle: ChunkHandle,
+        /// To what.
+        operation: &'static str,
+    },
+}
+
+impl std::fmt::Display for WaitsFor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Master { operation: "lock" } => f.write_str("a file lock that somebody else holds"),
+            Self::Master { operation } => write!(f, "the master ({operation})"),
+            Self::Server { server, address, handle, operation } => {
+                write!(f, "chunk server {server} at {address} ({operation}, chunk {:016x})", handle.0)
+            }
+        }
+    }
+}
+
+/// How far a call has come.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// What it waits for at this moment, oldest first, each since when.
+    pub waits: Vec<(WaitsFor, Instant)>,
+    /// The last failure after which it tried again.
+    pub failure: Option<Arc<str>>,
+}
+
+/// One wait; it ends when this is dropped.
+pub(crate) struct Waits<'a> {
+    state: Option<&'a CancelState>,
+    what: WaitsFor,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        if let Some(state) = self.state {
+            let mut progress = state.progress.lock();
+            if let Some(at) = progress.waits.iter().position(|(what, _)| *what == self.what) {
+                progress.waits.remove(at);
+            }
+        }
+    }
 }
 
 impl CancelToken {
@@ -40,6 +103,11 @@ impl CancelToken {
             state.cancelled.store(true, Ordering::Release);
             state.wake.notify_waiters();
         }
+    }
+
+    /// How far the calls have come that have this token; nothing for `never`.
+    pub fn progress(&self) -> Progress {
+        self.state.as_ref().map(|state| state.progress.lock().clone()).unwrap_or_default()
     }
 
     /// Whether it was cancelled.
@@ -109,6 +177,22 @@ impl CallLimit {
         }
     }
 
+    /// Notes what is waited for until the answer is dropped, for whoever asks why a call does not end.
+    pub(crate) fn waits_for(&self, what: WaitsFor) -> Waits<'_> {
+        let state = self.cancel.state.as_deref();
+        if let Some(state) = state {
+            state.progress.lock().waits.push((what.clone(), Instant::now()));
+        }
+        Waits { state, what }
+    }
+
+    /// Notes a failure that the call goes on after.
+    pub(crate) fn failed(&self, why: impl FnOnce() -> Arc<str>) {
+        if let Some(state) = &self.cancel.state {
+            state.progress.lock().failure = Some(why());
+        }
+    }
+
     /// Pauses before a retry.
     ///
     /// # Errors
@@ -157,6 +241,31 @@ mod tests {
             Err(ClientError::TimedOut { operation: "test" })
         ));
         assert!(matches!(late.check("x"), Err(ClientError::TimedOut { operation: "x" })));
+    }
+
+    #[test]
+    fn what_is_waited_for_is_told_as_long_as_it_lasts() {
+        let cancel = CancelToken::new();
+        let limit = CallLimit::cancellable(Duration::from_secs(60), cancel.clone());
+        let told = || cancel.progress().waits.into_iter().map(|(what, _)| what.to_string()).collect::<Vec<_>>();
+        let asks = |number| WaitsFor::Server {
+            server: ServerId(number),
+            address: "10.0.0.7:7410".into(),
+            handle: ChunkHandle(255),
+            operation: "read",
+        };
+        let first = limit.waits_for(asks(1));
+        let second = limit.waits_for(asks(2));
+        drop(first);
+        assert_eq!(told(), ["chunk server 2 at 10.0.0.7:7410 (read, chunk 00000000000000ff)"]);
+        drop(second);
+        assert!(told().is_empty());
+        limit.failed(|| "no lease".into());
+        assert_eq!(cancel.progress().failure.as_deref(), Some("no lease"));
+        // Who cannot be asked keeps nothing.
+        let uncounted = CallLimit::within(Duration::ZERO);
+        let _nobody = uncounted.waits_for(asks(3));
+        assert!(CancelToken::never().progress().waits.is_empty());
     }
 
     #[tokio::test]

@@ -264,3 +264,16 @@ fn a_stopped_mount_delays_others_by_its_lease_and_learns_what_it_lost() {
     }
     assert_eq!(std::fs::read(a.join("lost")).unwrap(), std::fs::read(b.join("lost")).unwrap());
 }
+
+#[test]
+fn torture_is_clean_and_leaves_nothing_behind() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("cluster");
+    let mut command = std::process::Command::new(gfs_e2e::cluster::binary("gfs"));
+    let output = command.args(["torture", "--minutes", "0.4", "--seed", "7", "--dir"]).arg(&dir).output().unwrap();
+    let said = gfs_e2e::cluster::text(&output);
+    println!("{said}");
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("clean: seed 7") && said.contains("killed"), "{said}");
+    assert!(!dir.exists(), "it is taken away again");
+}

@@ -75,7 +75,7 @@ const RUNS: [(&str, &str); 10] = [
     ),
     (
         "across_a_chunk_border",
-        "flen = 83886080\n[opsize]\nmax = 1048576\n[weights]\nread = 10\nwrite = 10\nmapread = 2\nmapwrite = 2\ntruncate = 1\n",
+        "flen = 83886080\n[opsize]\nmax = 131072\n[weights]\nread = 10\nwrite = 10\nmapread = 2\nmapwrite = 2\ntruncate = 1\n",
     ),
 ];
 

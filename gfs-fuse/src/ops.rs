@@ -66,7 +66,7 @@ impl Operations {
     {
         let caller = Caller { uid: request.uid(), gid: request.gid(), tid: request.pid() };
         let span = tracing::debug_span!("fuse", op = name, unique = request.unique().0, tid = caller.tid);
-        let call = self.fs.call(caller, wait);
+        let call = self.fs.call(name, caller, wait);
         let mut work = Box::pin(work(Arc::clone(&self.fs), call).instrument(span));
         // As far as it gets without waiting it runs here: what is cached is answered with no other thread involved.
         let _runtime = self.runtime.enter();

@@ -24,10 +24,12 @@ pub mod set_replicas;
 pub mod sha256;
 pub mod stat;
 pub mod status;
+pub mod torture;
 pub mod tree;
 pub mod umount;
 pub mod up;
 mod walk;
+pub mod why;
 
 use crate::args::{Cli, Command};
 use crate::remote::Remote;
@@ -63,6 +65,9 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Chunks(args) => remotely(cluster, async |remote| chunks::run(&args, remote).await),
         Command::Sha256(args) => remotely(cluster, async |remote| sha256::run(&args, remote).await),
         Command::Fsck(args) => return remotely(cluster, async |remote| fsck::run(&args, remote).await),
+        Command::Why(args) if !why::needs_cluster(&args) => why::process(&args),
+        Command::Why(args) => remotely(cluster, async |remote| why::path(&args, remote).await),
+        Command::Torture(args) => return torture::run(&args),
         Command::SetReplicas(args) => remotely(cluster, async |remote| set_replicas::run(&args, remote).await),
         Command::LogLevel(args) => remotely(cluster, async |remote| log_level::run(&args, remote).await),
     }?;

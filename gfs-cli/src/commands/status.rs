@@ -27,6 +27,7 @@ struct Shown {
     bytes: u64,
     chunks: u64,
     below_goal: u64,
+    full_redundancy_ms: Option<u64>,
     lost: u64,
     chunk_size: u64,
     replicas: u32,
@@ -59,10 +60,10 @@ pub async fn run(args: &Args, remote: &Remote) -> Result<()> {
 fn troubles(status: &StatusAnswer) -> Vec<String> {
     let mut troubles = Vec::new();
     if status.lost > 0 {
-        troubles.push(format!("{} without any copy", human::count(status.lost, "chunk")));
+        troubles.push(format!("{} without any copy (gfs fsck names the files)", human::count(status.lost, "chunk")));
     }
     if status.under_goal > 0 {
-        troubles.push(format!("{} below goal", human::count(status.under_goal, "chunk")));
+        troubles.push(format!("{} below goal, {}", human::count(status.under_goal, "chunk"), until_whole(status)));
     }
     for (state, word) in [("offline", "offline"), ("suspect", "not answering")] {
         let names: Vec<_> = status.servers.iter().filter(|s| s.state == state).map(|s| s.server.to_string()).collect();
@@ -80,6 +81,18 @@ fn troubles(status: &StatusAnswer) -> Vec<String> {
         troubles.push("no chunk server has registered".into());
     }
     troubles
+}
+
+/// When all chunks have their copies again.
+fn until_whole(status: &StatusAnswer) -> String {
+    let takes_copies = status.servers.iter().filter(|s| s.state == "online").count();
+    if takes_copies < status.replicas as usize {
+        return format!("{} copies need as many chunk servers, {takes_copies} online", status.replicas);
+    }
+    match status.full_redundancy_ms {
+        0 => "time to full redundancy not known yet".into(),
+        left => format!("about {} to full redundancy", human::duration(left)),
+    }
 }
 
 fn health(status: &StatusAnswer) -> String {
@@ -142,6 +155,7 @@ fn shown(status: &StatusAnswer) -> Shown {
         bytes: status.bytes,
         chunks: status.chunks,
         below_goal: status.under_goal,
+        full_redundancy_ms: (status.full_redundancy_ms > 0).then_some(status.full_redundancy_ms),
         lost: status.lost,
         chunk_size: status.chunk_size,
         replicas: status.replicas,
@@ -169,9 +183,24 @@ mod tests {
         status.servers.push(server(3, "offline"));
         status.under_goal = 1;
         status.lost = 2;
-        assert_eq!(health(&status), "2 chunks without any copy; 1 chunk below goal; chunk servers 2, 3 offline");
+        status.replicas = 3;
+        assert_eq!(
+            health(&status),
+            "2 chunks without any copy (gfs fsck names the files); \
+             1 chunk below goal, 3 copies need as many chunk servers, 1 online; chunk servers 2, 3 offline"
+        );
         assert!(text(&status).contains("1 of 3 chunk servers online; 3.0K of 6.0K free"), "{}", text(&status));
         assert!(!shown(&status).healthy);
+    }
+
+    #[test]
+    fn time_to_full_redundancy_is_told_when_it_is_known() {
+        let servers = (1..=3).map(|number| server(number, "online")).collect();
+        let mut status = StatusAnswer { servers, replicas: 3, under_goal: 12, ..StatusAnswer::default() };
+        assert_eq!(health(&status), "12 chunks below goal, time to full redundancy not known yet");
+        status.full_redundancy_ms = 41_000;
+        assert_eq!(health(&status), "12 chunks below goal, about 41s to full redundancy");
+        assert_eq!(shown(&status).full_redundancy_ms, Some(41_000));
     }
 
     #[test]

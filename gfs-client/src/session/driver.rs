@@ -115,6 +115,7 @@ pub(super) async fn run(shared: Arc<Shared>, recaller: Arc<Recaller>) {
             }
             End::Broken(reason) => {
                 tracing::debug!(master = address, reason, "no session over this master");
+                *shared.trouble.lock() = Some(format!("{address}: {reason}"));
                 shared.phase.send_if_modified(|phase| {
                     let connecting = matches!(phase, Phase::Connecting(_));
                     if connecting {

@@ -13,7 +13,7 @@ pub(crate) use window::ConfirmWindow;
 use crate::delegations::Delegations;
 use crate::error::ClientError;
 use crate::grants::{Grants, Invalidator, Recaller};
-use crate::limit::CallLimit;
+use crate::limit::{CallLimit, WaitsFor};
 use crate::locations::FileCache;
 use crate::locks::LockBook;
 use gfs_proto::v1::{self, client_message::Body as Ask};
@@ -65,6 +65,8 @@ struct Shared {
     table: Mutex<Table>,
     data: Mutex<Arc<DataOperations>>,
     phase: watch::Sender<Phase>,
+    /// Why the last connection ended.
+    trouble: Mutex<Option<String>>,
     closing: AtomicBool,
     /// Wakes the driver: the connection broke on this side, or the session is to end.
     wake: Notify,
@@ -122,6 +124,7 @@ impl Session {
             concerned,
             data: Mutex::default(),
             phase: watch::Sender::new(Phase::Connecting("not tried yet".into())),
+            trouble: Mutex::default(),
             closing: AtomicBool::new(false),
             wake: Notify::new(),
         });
@@ -170,6 +173,18 @@ impl Session {
         self.shared.table.lock().session
     }
 
+    /// Why there is no connection to a master at this moment; `None` while there is one.
+    pub(crate) fn disconnected(&self) -> Option<String> {
+        match &*self.shared.phase.borrow() {
+            Phase::Ready(_) if self.shared.table.lock().connected() => None,
+            Phase::Ready(_) => {
+                Some(self.shared.trouble.lock().clone().unwrap_or_else(|| "the connection broke".into()))
+            }
+            Phase::Connecting(reason) => Some(reason.clone()),
+            Phase::Failed(error) => Some(error.to_string()),
+        }
+    }
+
     /// Sets who is told of invalidations.
     pub(crate) fn on_invalidate(&self, invalidator: Arc<dyn Invalidator>) {
         self.recaller.set(invalidator);
@@ -196,6 +211,7 @@ impl Session {
             () if call.is_flush() => &self.flush_permits,
             () => &self.permits,
         };
+        let _waits = limit.waits_for(WaitsFor::Master { operation });
         let permit = limit.run(operation, permits.clone().acquire_owned()).await?.map_err(|_| ClientError::Closed)?;
         let (tag, receiver) = {
             let mut table = self.shared.table.lock();

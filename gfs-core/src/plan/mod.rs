@@ -6,6 +6,7 @@
 
 pub mod configure;
 pub mod danger;
+pub mod pace;
 pub mod rebalance;
 pub mod recruit;
 pub mod succession;

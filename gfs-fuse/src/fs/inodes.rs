@@ -99,6 +99,9 @@ impl Fs {
     /// # Errors
     /// ENODATA when it is not there.
     pub async fn get_xattr(&self, call: &Call, inode: InodeId, name: Vec<u8>) -> Result<Vec<u8>> {
+        if name == super::blocked::ATTRIBUTE {
+            return Ok(self.blocked_calls(call.caller));
+        }
         match self.client.query(&call.context, Query::GetXattr { inode, name }).await?.answer {
             Answer::Value(value) => Ok(value),
             Answer::Refused(refusal) => Err(refusal.into()),

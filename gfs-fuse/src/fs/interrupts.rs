@@ -4,7 +4,8 @@
 //! have waited a while: `/proc/TID/status` shows what is pending. This room owns that decision and the list of
 //! calls in flight. It never decides what a cancelled call answers.
 
-use gfs_client::CancelToken;
+use super::Caller;
+use gfs_client::{CancelToken, Progress};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -97,7 +98,8 @@ pub fn parse_status(text: &str) -> Option<Signals> {
 }
 
 struct Watched {
-    tid: u32,
+    caller: Caller,
+    operation: &'static str,
     since: Instant,
     wait: Wait,
     suspected: bool,
@@ -144,15 +146,42 @@ impl Interrupts {
 
     /// Puts a call on the list. `None` when the caller has no thread that we can see (the kernel itself, or another
     /// PID namespace): such a call ends by its deadline only.
-    pub fn watch(&self, tid: u32, wait: Wait, cancel: &CancelToken) -> Option<Watch> {
-        if tid == 0 {
+    pub fn watch(&self, operation: &'static str, caller: Caller, wait: Wait, cancel: &CancelToken) -> Option<Watch> {
+        if caller.tid == 0 {
             return None;
         }
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
-        let call = Watched { tid, since: Instant::now(), wait, suspected: false, cancel: cancel.clone() };
+        let since = Instant::now();
+        let call = Watched { caller, operation, since, wait, suspected: false, cancel: cancel.clone() };
         self.shared.calls.lock().insert(id, call);
         Some(Watch { shared: Arc::clone(&self.shared), id })
     }
+
+    /// The calls in flight of one user, or of all for root, oldest first.
+    pub fn calls_for(&self, uid: u32) -> Vec<CallInFlight> {
+        let calls = self.shared.calls.lock();
+        let own = calls.values().filter(|call| uid == 0 || call.caller.uid == uid);
+        let shown = own.map(|call| CallInFlight {
+            tid: call.caller.tid,
+            operation: call.operation,
+            since: call.since,
+            progress: call.cancel.progress(),
+        });
+        shown.collect()
+    }
+}
+
+/// A call that is not answered yet.
+#[derive(Clone, Debug)]
+pub struct CallInFlight {
+    /// The thread that waits.
+    pub tid: u32,
+    /// The operation of the kernel.
+    pub operation: &'static str,
+    /// When it began.
+    pub since: Instant,
+    /// What it waits for.
+    pub progress: Progress,
 }
 
 impl Drop for Interrupts {
@@ -170,7 +199,7 @@ fn look(shared: &Shared, now: Instant, signals_of: impl Fn(u32) -> Option<Signal
     let old = |call: &Watched| now.saturating_duration_since(call.since) >= PATIENCE;
     let waiting: Vec<(u64, u32)> = {
         let calls = shared.calls.lock();
-        calls.iter().filter(|(_, call)| old(call)).map(|(id, call)| (*id, call.tid)).collect()
+        calls.iter().filter(|(_, call)| old(call)).map(|(id, call)| (*id, call.caller.tid)).collect()
     };
     for (id, tid) in waiting {
         let Some(signals) = signals_of(tid) else { continue };
@@ -248,7 +277,7 @@ mod tests {
     fn signal_of_the_whole_process_cancels_at_the_second_look() {
         let interrupts = Interrupts { shared: Arc::new(Shared::default()) };
         let cancel = CancelToken::new();
-        let watch = interrupts.watch(7, Wait::Other, &cancel).unwrap();
+        let watch = interrupts.watch("read", caller(7), Wait::Other, &cancel).unwrap();
         let later = Instant::now() + PATIENCE;
         let shared_term = |_| Some(Signals { shared: bit(libc::SIGTERM), ..Signals::default() });
         look(&interrupts.shared, later, shared_term);
@@ -263,13 +292,28 @@ mod tests {
         assert!(interrupts.shared.calls.lock().is_empty());
     }
 
+    fn caller(tid: u32) -> Caller {
+        Caller { uid: 1000, gid: 1000, tid }
+    }
+
+    #[test]
+    fn users_see_their_own_calls_and_root_sees_all() {
+        let interrupts = Interrupts { shared: Arc::new(Shared::default()) };
+        let cancel = CancelToken::new();
+        let _first = interrupts.watch("write", caller(7), Wait::Other, &cancel).unwrap();
+        let _second = interrupts.watch("read", Caller { uid: 0, ..caller(8) }, Wait::Other, &cancel).unwrap();
+        let tids = |uid| interrupts.calls_for(uid).iter().map(|call| call.tid).collect::<Vec<_>>();
+        assert_eq!((tids(0), tids(1000), tids(1001)), (vec![7, 8], vec![7], vec![]));
+        assert_eq!(interrupts.calls_for(1000)[0].operation, "write");
+    }
+
     #[test]
     fn young_call_is_left_alone() {
         let interrupts = Interrupts { shared: Arc::new(Shared::default()) };
         let cancel = CancelToken::new();
-        let _watch = interrupts.watch(7, Wait::Other, &cancel).unwrap();
+        let _watch = interrupts.watch("read", caller(7), Wait::Other, &cancel).unwrap();
         look(&interrupts.shared, Instant::now(), |_| Some(pending(libc::SIGKILL)));
         assert!(!cancel.is_cancelled());
-        assert!(interrupts.watch(0, Wait::Other, &cancel).is_none());
+        assert!(interrupts.watch("read", caller(0), Wait::Other, &cancel).is_none());
     }
 }

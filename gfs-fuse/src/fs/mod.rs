@@ -5,6 +5,7 @@
 
 pub mod access_time;
 pub mod attributes;
+mod blocked;
 pub mod cached_names;
 pub mod directory;
 mod files;
@@ -145,9 +146,9 @@ impl Fs {
     }
 
     /// Begins a call of a caller.
-    pub fn call(&self, caller: Caller, wait: Wait) -> Call {
+    pub fn call(&self, operation: &'static str, caller: Caller, wait: Wait) -> Call {
         let cancel = CancelToken::new();
-        let watch = self.interrupts.watch(caller.tid, wait, &cancel);
+        let watch = self.interrupts.watch(operation, caller, wait, &cancel);
         let limit = match wait {
             Wait::Lock => FOREVER,
             Wait::Other => self.options.call_timeout,

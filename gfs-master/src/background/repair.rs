@@ -39,6 +39,8 @@ impl Repairer {
             self.drop_gone(leader, &servers).await;
         }
         self.fill(leader, &urgent, settled).await;
+        let below = leader.machine.state().counts().under_goal;
+        leader.pace.lock().observe(leader.clock.now_ms(), below);
         if settled {
             self.trim(leader).await;
         }

@@ -34,6 +34,7 @@ use gfs_core::meta::grants::GrantOptions;
 use gfs_core::meta::request::{
     ClientCommand, Configuration, Credentials, Refusal, Reply, Request, ServerAddress, Timestamp,
 };
+use gfs_core::plan::pace::Pace;
 use lock_queue::LockQueues;
 use opens::Opens;
 use parking_lot::Mutex;
@@ -122,6 +123,8 @@ pub struct Leader {
     pub opens: Mutex<Opens>,
     /// Chunks that somebody waits for to be filled.
     pub urgent: Mutex<BTreeSet<ChunkHandle>>,
+    /// How fast chunks come back to their goal.
+    pub pace: Mutex<Pace>,
     /// Rings when a configuration changed or a shrink was done.
     pub changed: Notify,
     /// Rings when there is something for the background to do at once.
@@ -161,6 +164,7 @@ impl Leader {
             complaints: complaints::Complaints::default(),
             opens: Mutex::new(Opens::new(options.open_files)),
             urgent: Mutex::new(BTreeSet::new()),
+            pace: Mutex::default(),
             changed: Notify::new(),
             work: Notify::new(),
             in_flight: mutate::InFlight::default(),

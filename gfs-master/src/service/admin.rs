@@ -53,6 +53,7 @@ impl v1::admin_server::Admin for AdminService {
         let (memory, lost, orphans) = walk.await.map_err(|error| Status::internal(error.to_string()))?;
         let counts = frozen.counts();
         let metrics = leader.consensus.metrics();
+        let full_redundancy_ms = leader.pace.lock().remaining_ms(leader.clock.now_ms(), counts.under_goal);
         Ok(Response::new(v1::StatusAnswer {
             cluster: frozen.cluster().0.to_be_bytes().to_vec().into(),
             generation: frozen.generation().0.into(),
@@ -74,6 +75,7 @@ impl v1::admin_server::Admin for AdminService {
             checkpoint_index: metrics.checkpoint_index,
             memory,
             bytes: counts.namespace.logical_bytes,
+            full_redundancy_ms: full_redundancy_ms.unwrap_or_default(),
         }))
     }
 

@@ -1497,6 +1497,9 @@ pub struct StatusAnswer {
     /// logical bytes in files
     #[prost(uint64, tag = "20")]
     pub bytes: u64,
+    /// until no chunk is below its goal, if it goes on as in the last half minute; 0: not known
+    #[prost(uint64, tag = "21")]
+    pub full_redundancy_ms: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetIntentRequest {
