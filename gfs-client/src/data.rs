@@ -247,11 +247,11 @@ impl DataPath {
         state: Bytes,
         limit: &CallLimit,
     ) -> Result<Bytes, DataFailure> {
-        let op = Op::Digest(v1::Digest { offset, length, state });
+        let op = Op::Digest(v1::Digest { offset, length, state, held: false });
         self.ask_members(piece, offset, op, limit, |reply, _| Ok(reply.digest.clone())).await
     }
 
-    /// Has one certain member hash the first `length` bytes of a chunk, once: the hash's state, and what was committed.
+    /// Has one certain member hash what it holds of the first `length` bytes of a chunk, once: the hash's state, and what was committed.
     pub(crate) async fn digest_at(
         &self,
         piece: Piece,
@@ -262,7 +262,7 @@ impl DataPath {
         let deadline = limit.within_limit(DIGEST_TRY);
         let peer = self.locations.peer(server);
         let peer = peer.ok_or(ClientError::Io { handle: piece.handle, reason: "its address is not known".into() })?;
-        let op = Op::Digest(v1::Digest { offset: 0, length, state: Bytes::new() });
+        let op = Op::Digest(v1::Digest { offset: 0, length, state: Bytes::new(), held: true });
         let request = self.request(piece, epoch.0, deadline, op);
         let called = self.pool.call(&peer.address, piece.handle.0, request, Bytes::new(), deadline);
         let _waits = limit.waits_for(peer.answers(piece.handle, "digest"));

@@ -46,6 +46,8 @@ pub enum ReadKind {
         length: u64,
         /// Where the hash stands; empty for a new one.
         state: Bytes,
+        /// Only as far as the replica goes.
+        held: bool,
     },
 }
 
@@ -185,8 +187,8 @@ impl Driver {
                     (v1::DataReply { blocks, ..wire::reply(Status::Ok) }, data)
                 })
             }
-            ReadKind::Digest { offset, length, state } => {
-                digest::run(&self.store, slot.handle, offset, length, &state).map(|reply| (reply, Bytes::new()))
+            ReadKind::Digest { offset, length, state, held } => {
+                digest::run(&self.store, slot.handle, (offset, length, held), &state).map(|reply| (reply, Bytes::new()))
             }
         };
         self.answer_read(slot, epoch, answer, responder);

@@ -266,7 +266,12 @@ fn admit(driver: &Arc<Driver>, slot: &Arc<Slot>, incoming: Incoming) {
             return driver.read(slot, epoch, kind, responder);
         }
         Some(Op::Digest(digest)) => {
-            let kind = ReadKind::Digest { offset: digest.offset, length: digest.length, state: digest.state };
+            let kind = ReadKind::Digest {
+                offset: digest.offset,
+                length: digest.length,
+                state: digest.state,
+                held: digest.held,
+            };
             return driver.read(slot, epoch, kind, responder);
         }
         Some(Op::FetchBlocks(fetch)) => {

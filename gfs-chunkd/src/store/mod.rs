@@ -26,7 +26,7 @@ mod record;
 mod recover;
 mod scrub;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod types;
 
 pub use error::StoreError;

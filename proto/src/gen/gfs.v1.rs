@@ -2939,6 +2939,7 @@ pub struct Seek {
     pub hole: bool,
 }
 /// Goes on with a SHA-256 over [offset, offset + length), at most 64 MiB. state: what the answer before gave; empty: a new one.
+/// held: only as far as the replica goes, not the zeros behind it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Digest {
     #[prost(uint64, tag = "1")]
@@ -2947,6 +2948,8 @@ pub struct Digest {
     pub length: u64,
     #[prost(bytes = "bytes", tag = "3")]
     pub state: ::prost::bytes::Bytes,
+    #[prost(bool, tag = "4")]
+    pub held: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Prepare {

@@ -41,7 +41,7 @@ pub(super) fn options(dir: &Path) -> StoreOptions {
     }
 }
 
-pub(super) fn open(dir: &Path) -> Store {
+pub(crate) fn open(dir: &Path) -> Store {
     open_with(options(dir))
 }
 
@@ -74,7 +74,7 @@ pub(super) fn header() -> ChunkHeader {
     }
 }
 
-pub(super) fn create(store: &Store, n: u64) -> ChunkHandle {
+pub(crate) fn create(store: &Store, n: u64) -> ChunkHandle {
     store.create(handle(n), &header(), &configuration(1)).unwrap();
     handle(n)
 }
@@ -98,7 +98,7 @@ pub(super) fn prepare(store: &Store, handle: ChunkHandle, offset: u64, data: &[u
 }
 
 /// Prepares and commits the next write of a chunk.
-pub(super) fn put(store: &Store, handle: ChunkHandle, offset: u64, data: &[u8]) -> Sequence {
+pub(crate) fn put(store: &Store, handle: ChunkHandle, offset: u64, data: &[u8]) -> Sequence {
     let sequence = prepare(store, handle, offset, data);
     store.commit(handle, sequence).unwrap();
     sequence
