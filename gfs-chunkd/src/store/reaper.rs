@@ -43,7 +43,9 @@ impl Reaper {
     /// Starts to free what an earlier process left in the directory of a disk.
     pub fn start(disk: &Path) -> Result<Self, StoreError> {
         let aside = disk.join(ASIDE);
-        std::fs::create_dir_all(&aside).map_err(|e| StoreError::io("mkdir", &aside, e))?;
+        if let Err(error) = std::fs::create_dir_all(&aside) {
+            tracing::warn!(dir = %aside.display(), %error, "deleted chunks are freed while their deletion waits");
+        }
         let state = Mutex::new(State { more: true, ended: false });
         let shared = Arc::new(Shared { aside, state, changed: Condvar::new(), calls: AtomicU64::new(0) });
         let running = shared.clone();
@@ -60,21 +62,15 @@ impl Reaper {
     /// Moves the file of a deleted replica aside; `record` is where the journal says so, which makes the name unique. No error when there
     /// is no such file.
     pub fn take(&self, path: &Path, handle: ChunkHandle, record: u64) -> Result<(), StoreError> {
-        let moved = std::fs::rename(path, self.shared.aside.join(format!("{:016x}.{record:x}", handle.0)));
-        let done = match moved {
-            // A full disk may have no room for the name.
-            Err(e) if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
-                std::fs::remove_file(path)
-            }
-            moved => moved,
-        };
-        match done {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(StoreError::io("move aside", path, e)),
-            _ => {
-                self.shared.state.lock().more = true;
-                self.shared.changed.notify_one();
-                Ok(())
-            }
+        if std::fs::rename(path, self.shared.aside.join(format!("{:016x}.{record:x}", handle.0))).is_ok() {
+            self.shared.state.lock().more = true;
+            self.shared.changed.notify_one();
+            return Ok(());
+        }
+        // A full disk may have no room for the name, or somebody took the directory away: then it is freed here and now.
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(StoreError::io("unlink", path, e)),
+            _ => Ok(()),
         }
     }
 }
@@ -162,6 +158,17 @@ mod tests {
             assert!(!file.exists(), "it is gone from its place at once");
         }
         wait_until("what was taken is freed", || count(&aside) == 0);
+    }
+
+    #[test]
+    fn a_file_goes_also_when_there_is_nowhere_to_move_it() {
+        let disk = tempfile::tempdir().unwrap();
+        let reaper = Reaper::start(disk.path()).unwrap();
+        std::fs::remove_dir(disk.path().join(ASIDE)).unwrap();
+        let file = disk.path().join("chunk");
+        std::fs::write(&file, "bytes").unwrap();
+        reaper.take(&file, ChunkHandle(1), 0).unwrap();
+        assert!(!file.exists());
     }
 
     #[test]
