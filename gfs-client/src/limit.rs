@@ -30,6 +30,8 @@ struct CancelState {
 /// What a call waits for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum WaitsFor {
+    /// A file lock that somebody else holds.
+    Lock,
     /// An answer of the master.
     Master {
         /// To what.
@@ -51,7 +53,7 @@ pub enum WaitsFor {
 impl std::fmt::Display for WaitsFor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Master { operation: "lock" } => f.write_str("a file lock that somebody else holds"),
+            Self::Lock => f.write_str("a file lock that somebody else holds"),
             Self::Master { operation } => write!(f, "the master ({operation})"),
             Self::Server { server, address, handle, operation } => {
                 write!(f, "chunk server {server} at {address} ({operation}, chunk {:016x})", handle.0)
@@ -63,8 +65,8 @@ impl std::fmt::Display for WaitsFor {
 /// How far a call has come.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
-    /// What it waits for at this moment, oldest first, each since when.
-    pub waits: Vec<(WaitsFor, Instant)>,
+    /// What it waits for at this moment, oldest first.
+    pub waits: Vec<WaitsFor>,
     /// The last failure after which it tried again.
     pub failure: Option<Arc<str>>,
 }
@@ -79,7 +81,7 @@ impl Drop for Waits<'_> {
     fn drop(&mut self) {
         if let Some(state) = self.state {
             let mut progress = state.progress.lock();
-            if let Some(at) = progress.waits.iter().position(|(what, _)| *what == self.what) {
+            if let Some(at) = progress.waits.iter().position(|what| *what == self.what) {
                 progress.waits.remove(at);
             }
         }
@@ -181,7 +183,7 @@ impl CallLimit {
     pub(crate) fn waits_for(&self, what: WaitsFor) -> Waits<'_> {
         let state = self.cancel.state.as_deref();
         if let Some(state) = state {
-            state.progress.lock().waits.push((what.clone(), Instant::now()));
+            state.progress.lock().waits.push(what.clone());
         }
         Waits { state, what }
     }
@@ -247,7 +249,7 @@ mod tests {
     fn what_is_waited_for_is_told_as_long_as_it_lasts() {
         let cancel = CancelToken::new();
         let limit = CallLimit::cancellable(Duration::from_secs(60), cancel.clone());
-        let told = || cancel.progress().waits.into_iter().map(|(what, _)| what.to_string()).collect::<Vec<_>>();
+        let told = || cancel.progress().waits.iter().map(ToString::to_string).collect::<Vec<_>>();
         let asks = |number| WaitsFor::Server {
             server: ServerId(number),
             address: "10.0.0.7:7410".into(),

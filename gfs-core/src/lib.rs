@@ -10,3 +10,4 @@ pub mod meta;
 pub mod placement;
 pub mod plan;
 pub mod replica;
+pub mod splitmix;

@@ -5,6 +5,7 @@
 //! no state: the view and the seed are arguments, and the same arguments give the same choice.
 
 use crate::ids::ServerId;
+use crate::splitmix::SplitMix64;
 use std::collections::BTreeMap;
 
 /// What is known of a server at the moment of choosing.
@@ -61,7 +62,7 @@ pub fn choose(view: &[ServerView], goal: u8, avoid: &[ServerId], seed: u64) -> O
     let mut taken = Taken::default();
     candidates.iter().filter(|server| avoid.contains(&server.server)).for_each(|server| taken.add(server));
     candidates.retain(|server| server.usable() && !avoid.contains(&server.server));
-    let mut random = Random(seed);
+    let mut random = SplitMix64::new(seed);
     let mut chosen = Vec::with_capacity(usize::from(goal));
     while chosen.len() < usize::from(goal.max(1)) {
         let Some(best) = candidates.iter().map(|server| taken.crowding(server)).min() else { break };
@@ -105,27 +106,9 @@ impl<'a> Taken<'a> {
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `bound`, without the bias of a remainder.
-    fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
-    }
-}
-
 /// A seed for the `number`th choice made under one stamp.
 pub fn derived_seed(seed: u64, number: u64) -> u64 {
-    Random(seed ^ number.wrapping_mul(0xd134_2543_de82_ef95)).next()
+    SplitMix64::new(seed ^ number.wrapping_mul(0xd134_2543_de82_ef95)).draw()
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 /// Bytes read at a time.
 const PIECE: u64 = 1 << 20;
 
-/// Goes on with a hash over `[offset, offset + length)`, if `held` only as far as the replica goes. `Busy` when the replica changed meanwhile: then nobody can say of what it is.
+/// Goes on with a hash over `[offset, offset + length)`, if `held` only as far as the replica goes. `Busy` when the replica changed
+/// meanwhile: then nobody can say of what it is.
 pub fn run(
     store: &Store,
     handle: ChunkHandle,

@@ -3,8 +3,7 @@
 use crate::remote::Remote;
 use crate::{human, mounts, output};
 use anyhow::{Context, Result, bail};
-use gfs_core::ids::ServerId;
-use gfs_core::ids::SessionId;
+use gfs_core::ids::{ServerId, SessionId};
 use gfs_core::meta::request::{ChunkLocation, FileType, Lock, LockFamily, LockMode, LockOwner, LockRange};
 use gfs_proto::v1::StatusAnswer;
 use std::collections::BTreeSet;

@@ -211,7 +211,7 @@ impl Session {
             () if call.is_flush() => &self.flush_permits,
             () => &self.permits,
         };
-        let _waits = limit.waits_for(WaitsFor::Master { operation });
+        let _waits = limit.waits_for(if waits { WaitsFor::Lock } else { WaitsFor::Master { operation } });
         let permit = limit.run(operation, permits.clone().acquire_owned()).await?.map_err(|_| ClientError::Closed)?;
         let (tag, receiver) = {
             let mut table = self.shared.table.lock();

@@ -41,7 +41,7 @@ fn listing(disconnected: Option<String>, calls: impl Iterator<Item = CallInFligh
 
 fn line(call: &CallInFlight, now: Instant) -> String {
     let waited = now.saturating_duration_since(call.since).as_millis();
-    let mut what: Vec<String> = call.progress.waits.iter().map(|(what, _)| what.to_string()).collect();
+    let mut what: Vec<String> = call.progress.waits.iter().map(ToString::to_string).collect();
     what.dedup();
     let mut what = if what.is_empty() { "its next try".to_owned() } else { what.join(" and ") };
     if let Some(failure) = &call.progress.failure {
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn calls_are_told_one_a_line_after_the_connection() {
         let now = Instant::now() + Duration::from_secs(60);
-        let wait = (WaitsFor::Master { operation: "commit" }, tokio::time::Instant::now());
+        let wait = WaitsFor::Master { operation: "commit" };
         let progress = Progress { waits: vec![wait.clone(), wait], failure: Some("no\tlease".into()) };
         let calls = [call(7, now, progress), call(8, now, Progress::default())];
         let text = listing(Some("127.0.0.1:7400: refused".into()), calls.into_iter(), now);

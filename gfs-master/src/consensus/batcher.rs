@@ -7,7 +7,7 @@ use super::ConsensusError;
 use super::machine::Machine;
 use super::types::{Batch, Raft, Waiter};
 use crate::data_dir;
-use crate::random::Mixer;
+use crate::random;
 use gfs_core::meta::command::{Command, CommandReply, Entry, Stamp};
 use gfs_core::meta::request::{NodeKind, Request, Timestamp};
 use openraft::error::ClientWriteError;
@@ -62,7 +62,7 @@ impl Batcher {
 
 async fn run(raft: Raft, machine: Machine, mut queue: mpsc::Receiver<Waiting>, stopped: Arc<watch::Sender<bool>>) {
     let flights = Arc::new(Semaphore::new(IN_FLIGHT));
-    let mut mixer = Mixer::default();
+    let mut mixer = random::sequence();
     let mut clock = machine.clock();
     let mut held = None;
     loop {

@@ -63,7 +63,7 @@ impl Leader {
         if view.iter().filter(|server| server.usable()).count() < least {
             return no_room(&view).map(Some);
         }
-        let mut mixer = random::Mixer::default();
+        let mut mixer = random::sequence();
         for placement in placements.iter_mut() {
             match placement::choose(&view, goal, &[], mixer.draw()) {
                 Some(chosen) if chosen.len() >= least => *placement = chosen,

@@ -3,44 +3,20 @@
 //! Every block has one writer. It numbers what it writes, so that a reader knows from the numbers before and after its read which contents
 //! are right: never one older than what was acknowledged before the read began, never one that was not written yet.
 
+use gfs_core::splitmix::SplitMix64;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of a block.
 pub const BLOCK: usize = 16 << 10;
-
-/// A generator of numbers that look random: splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    /// The same numbers for the same seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next 64 bits.
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`, which is not 0.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.bits() % end.max(1)
-    }
-}
 
 /// The bytes of a version of a block; version 0 is a block that was never written.
 pub fn content(file: u64, block: u64, version: u64) -> Vec<u8> {
     let mut bytes = vec![0; BLOCK];
     if version > 0 {
         bytes[..8].copy_from_slice(&version.to_le_bytes());
-        let mut random = Random::new(file << 48 ^ block << 24 ^ version);
+        let mut random = SplitMix64::new(file << 48 ^ block << 24 ^ version);
         for word in bytes[8..].chunks_exact_mut(8) {
-            word.copy_from_slice(&random.bits().to_le_bytes());
+            word.copy_from_slice(&random.draw().to_le_bytes());
         }
     }
     bytes

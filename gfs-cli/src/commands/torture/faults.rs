@@ -1,9 +1,9 @@
 //! Faults: which one comes next, and how it is done to the daemons of a cluster on this machine.
 
-use super::blocks::Random;
 use crate::cluster_file::{ClusterFile, NAME, Process};
 use crate::process;
 use anyhow::{Context, Result, bail};
+use gfs_core::splitmix::SplitMix64;
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -51,7 +51,7 @@ pub struct Fault {
 
 impl Fault {
     /// The next fault of a run.
-    pub fn next(random: &mut Random, chunk_servers: u16) -> Self {
+    pub fn next(random: &mut SplitMix64, chunk_servers: u16) -> Self {
         let target = match random.below(10) {
             0 => Target::All,
             1 | 2 => Target::Master,
@@ -121,8 +121,7 @@ impl Cluster {
         &self.mounts
     }
 
-    /// The daemons that are to be there, hit by a fault until it ends; then waits until all copies are there again.
-    /// Answers how long that took.
+    /// Lets a fault happen until it ends, then waits until all copies are there again. Answers how long that wait took.
     pub fn suffer(&self, fault: &Fault) -> Result<Duration> {
         let hit: Vec<Process> = self.file()?.processes.into_iter().filter(|process| fault.hits(process)).collect();
         if hit.is_empty() {
@@ -234,7 +233,7 @@ mod tests {
     #[test]
     fn a_seed_always_gives_the_same_faults_and_all_kinds_come() {
         let faults = |seed| {
-            let mut random = Random::new(seed);
+            let mut random = SplitMix64::new(seed);
             (0..200).map(|_| Fault::next(&mut random, 4)).collect::<Vec<_>>()
         };
         assert_eq!(faults(5), faults(5));

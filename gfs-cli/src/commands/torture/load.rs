@@ -1,6 +1,7 @@
 //! What is done to the mounts meanwhile: writers, readers and makers of names, each call timed, each answer checked.
 
-use super::blocks::{BLOCK, Book, Random};
+use super::blocks::{BLOCK, Book};
+use gfs_core::splitmix::SplitMix64;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -132,16 +133,16 @@ impl Load {
         }
         let mut load =
             Self { record, stop: Arc::default(), files: Arc::new(files), roots: roots.clone(), threads: Vec::new() };
-        let mut random = Random::new(seed);
+        let mut random = SplitMix64::new(seed);
         for worker in 0..writers {
             let root = &roots[worker % roots.len()];
-            let (first, seeds) = (worker as u64 * FILES, [random.bits(), random.bits()]);
+            let (first, seeds) = (worker as u64 * FILES, [random.draw(), random.draw()]);
             load.spawn(root, seeds[0], move |worker| worker.write(first))?;
             load.spawn(root, seeds[1], Worker::read)?;
         }
         for (index, root) in roots.iter().enumerate() {
             let other = roots[(index + 1) % roots.len()].clone();
-            load.spawn(root, random.bits(), move |worker| worker.names(index, &other))?;
+            load.spawn(root, random.draw(), move |worker| worker.names(index, &other))?;
         }
         Ok(load)
     }
@@ -154,7 +155,7 @@ impl Load {
     ) -> std::io::Result<()> {
         let mut worker = Worker {
             root: root.to_owned(),
-            random: Random::new(seed),
+            random: SplitMix64::new(seed),
             files: self.files.clone(),
             record: self.record.clone(),
             stop: self.stop.clone(),
@@ -207,7 +208,7 @@ fn check(record: &Record, root: &Path, file: &Shared, block: u64) -> bool {
 
 struct Worker {
     root: PathBuf,
-    random: Random,
+    random: SplitMix64,
     files: Arc<Vec<Shared>>,
     record: Arc<Record>,
     stop: Arc<AtomicBool>,

@@ -8,8 +8,8 @@ mod load;
 
 use crate::{human, mounts, output};
 use anyhow::{Context, Result};
-use blocks::Random;
 use faults::{Cluster, Fault};
+use gfs_core::splitmix::SplitMix64;
 use load::{CALM, Load, Record, Work};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -95,7 +95,7 @@ fn on_a_new_cluster(args: &Args, seed: u64, end: Instant, record: &Arc<Record>) 
     let dir = args.dir.clone().unwrap_or_else(|| format!("/var/tmp/gfs-torture-{}", std::process::id()).into());
     let cluster = Cluster::start(&dir, args.chunkservers, args.keep)?;
     let load = Load::start(cluster.mounts(), seed, record.clone()).context("cannot make the files of the test")?;
-    let mut random = Random::new(seed);
+    let mut random = SplitMix64::new(seed);
     let (mut faults, mut longest, mut failure) = (0u64, Duration::ZERO, None);
     while Instant::now() < end && failure.is_none() {
         let fault = Fault::next(&mut random, args.chunkservers);

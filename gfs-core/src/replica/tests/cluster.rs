@@ -8,18 +8,15 @@ use crate::meta::request::Configuration;
 use crate::replica::{
     Action, Answer, Event, Message, Mutation, Outcome, ReadPlan, Replica, Role, Status, Ticket, Token,
 };
+use crate::splitmix::SplitMix64;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Small deterministic randomness (splitmix64).
-pub struct Pick(pub u64);
+/// Small deterministic randomness.
+pub struct Pick(SplitMix64);
 
 impl Pick {
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.draw()
     }
 
     pub fn below(&mut self, bound: usize) -> usize {
@@ -93,7 +90,7 @@ impl Cluster {
             network: Network::default(),
             configuration,
             oracle: Oracle::default(),
-            pick: Pick(seed),
+            pick: Pick(SplitMix64::new(seed)),
             crash_permille: 0,
             copied: 0,
             primaries: BTreeMap::new(),
