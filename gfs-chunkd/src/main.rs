@@ -67,7 +67,8 @@ fn main() -> ExitCode {
         Ok(guard) => guard,
         Err(error) => return life::exit_usage(NAME, &error),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(life::workers()).enable_all().build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return life::exit_with(NAME, &error),
     };

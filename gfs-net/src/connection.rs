@@ -4,7 +4,7 @@ use crate::crc32c;
 use crate::error::NetError;
 use crate::frame::{FrameError, Kind, MAX_HEADER, MAX_PAYLOAD, Prefix, encode_prefix};
 use crate::pool::PoolOptions;
-use crate::reader::{FrameReader, ReadError};
+use crate::reader::{FrameReader, ReadError, Side};
 use bytes::{Buf, Bytes, BytesMut};
 use gfs_proto::v1::{DataReply, DataRequest};
 use parking_lot::Mutex;
@@ -167,20 +167,9 @@ impl Connection {
     }
 
     /// Queues a request behind those queued before.
-    pub fn send(&self, mut request: DataRequest, payload: Bytes) -> Result<Ticket, NetError> {
-        if !self.introduced.swap(true, Ordering::Relaxed) {
-            request.cluster = self.cluster.clone();
-        }
+    pub fn send(&self, request: DataRequest, payload: Bytes) -> Result<Ticket, NetError> {
         let tag = self.next_tag.fetch_add(1, Ordering::Relaxed);
-        let frame = Outgoing::new(Kind::Request, tag, &request, payload);
-        let bytes = frame.bytes();
-        if frame.payload.len() > MAX_PAYLOAD || frame.head.len() > MAX_HEADER {
-            return Err(NetError::TooLarge { bytes });
-        }
-        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) > self.max_queued_bytes {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(NetError::TooBusy { address: self.address.clone() });
-        }
+        let frame = self.frame(Kind::Request, tag, request, payload)?;
         let (sender, answer) = oneshot::channel();
         {
             let mut state = self.waiting.state.lock();
@@ -192,6 +181,28 @@ impl Connection {
         let ticket = Ticket { answer, waiting: self.waiting.clone(), tag };
         self.queue.send(frame).map_err(|_| NetError::Closed { address: self.address.clone() })?;
         Ok(ticket)
+    }
+
+    /// Queues a request that nobody answers behind those queued before.
+    pub fn notify(&self, request: DataRequest) -> Result<(), NetError> {
+        let frame = self.frame(Kind::Notice, 0, request, Bytes::new())?;
+        self.queue.send(frame).map_err(|_| NetError::Closed { address: self.address.clone() })
+    }
+
+    fn frame(&self, kind: Kind, tag: u64, mut request: DataRequest, payload: Bytes) -> Result<Outgoing, NetError> {
+        if !self.introduced.swap(true, Ordering::Relaxed) {
+            request.cluster = self.cluster.clone();
+        }
+        let frame = Outgoing::new(kind, tag, &request, payload);
+        let bytes = frame.bytes();
+        if frame.payload.len() > MAX_PAYLOAD || frame.head.len() > MAX_HEADER {
+            return Err(NetError::TooLarge { bytes });
+        }
+        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) > self.max_queued_bytes {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(NetError::TooBusy { address: self.address.clone() });
+        }
+        Ok(frame)
     }
 }
 
@@ -226,7 +237,7 @@ impl Task {
         let closed = NetError::Closed { address: self.address.clone() };
         tokio::select! {
             _ = write_frames(sink, queue, |bytes| { self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed); }) => closed,
-            error = self.read(FrameReader::new(source, Kind::Reply)) => match error {
+            error = self.read(FrameReader::new(source, Side::Asking)) => match error {
                 ReadError::Frame(source) => NetError::Frame { address: self.address.clone(), source },
                 ReadError::End | ReadError::Io(_) => closed,
             },

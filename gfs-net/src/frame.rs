@@ -3,7 +3,7 @@
 //! ```text
 //!  0  4  magic "GFSD"
 //!  4  1  version (1)
-//!  5  1  kind: 0 request, 1 reply
+//!  5  1  kind: 0 request, 1 reply, 2 notice
 //!  6  2  flags, 0
 //!  8  4  length of the header
 //! 12  4  length of the payload
@@ -25,13 +25,15 @@ pub const MAX_PAYLOAD: usize = 4 * 1024 * 1024;
 const MAGIC: [u8; 4] = *b"GFSD";
 const VERSION: u8 = 1;
 
-/// Direction of a frame.
+/// Direction of a frame, and whether it is answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// From the side that opened the connection.
     Request,
     /// Back.
     Reply,
+    /// As a request, and nobody answers it.
+    Notice,
 }
 
 /// The decoded prefix.
@@ -61,6 +63,9 @@ pub enum FrameError {
     /// A kind that does not exist.
     #[error("unknown frame kind {0}")]
     Kind(u8),
+    /// A reply where requests come, or the other way round.
+    #[error("a frame of the wrong direction")]
+    Direction,
     /// The prefix or header was damaged.
     #[error("frame checksum mismatch")]
     Checksum,
@@ -85,6 +90,7 @@ pub fn encode_prefix(prefix: &Prefix) -> [u8; PREFIX] {
     out[5] = match prefix.kind {
         Kind::Request => 0,
         Kind::Reply => 1,
+        Kind::Notice => 2,
     };
     out[8..12].copy_from_slice(&(prefix.header as u32).to_le_bytes());
     out[12..16].copy_from_slice(&(prefix.payload as u32).to_le_bytes());
@@ -109,6 +115,7 @@ pub fn decode_prefix(bytes: &[u8; PREFIX]) -> Result<Prefix, FrameError> {
     let kind = match bytes[5] {
         0 => Kind::Request,
         1 => Kind::Reply,
+        2 => Kind::Notice,
         other => return Err(FrameError::Kind(other)),
     };
     let (header, payload) = (word(bytes, 8) as usize, word(bytes, 12) as usize);
@@ -154,8 +161,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_prefix_round_trips(header in 0..=MAX_HEADER, payload in 0..=MAX_PAYLOAD, tag: u64, header_crc: u32, reply: bool) {
-            let kind = if reply { Kind::Reply } else { Kind::Request };
+        fn any_prefix_round_trips(header in 0..=MAX_HEADER, payload in 0..=MAX_PAYLOAD, tag: u64, header_crc: u32, kind in 0..3_usize) {
+            let kind = [Kind::Request, Kind::Reply, Kind::Notice][kind];
             let prefix = Prefix { kind, header, payload, tag, header_crc };
             prop_assert_eq!(decode_prefix(&encode_prefix(&prefix)), Ok(prefix));
         }

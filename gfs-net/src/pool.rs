@@ -76,6 +76,13 @@ impl DataPool {
         PendingCall { address, state }
     }
 
+    /// Queues a request that nobody answers, in the order of [`DataPool::start`]. It may get lost without a word.
+    pub fn notify(&self, address: &str, lane: u64, request: DataRequest) {
+        if let Err(error) = self.connection(&address.into(), lane).notify(request) {
+            tracing::debug!(%error, address, "a notice was not sent");
+        }
+    }
+
     /// Makes a call and waits for its answer.
     ///
     /// # Errors

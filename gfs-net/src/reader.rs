@@ -10,6 +10,8 @@ const BUFFER: usize = 64 * 1024;
 
 /// One received frame.
 pub(crate) struct Frame {
+    /// Whether the peer waits for a reply.
+    pub answered: bool,
     pub tag: u64,
     pub header: Bytes,
     pub payload: Bytes,
@@ -33,16 +35,25 @@ impl From<io::Error> for ReadError {
     }
 }
 
-/// Reads frames of one kind from one direction of a connection.
+/// Which end of a connection reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Side {
+    /// The one that asks: replies come.
+    Asking,
+    /// The one that is asked: requests and notices come.
+    Asked,
+}
+
+/// Reads the frames of one direction of a connection.
 pub(crate) struct FrameReader<R> {
     source: R,
     buffer: BytesMut,
-    expect: Kind,
+    side: Side,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    pub fn new(source: R, expect: Kind) -> Self {
-        Self { source, buffer: BytesMut::with_capacity(BUFFER), expect }
+    pub fn new(source: R, side: Side) -> Self {
+        Self { source, buffer: BytesMut::with_capacity(BUFFER), side }
     }
 
     /// The prefix of the next frame; waits for as long as the peer is silent between frames.
@@ -59,8 +70,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let head = self.buffer.split_to(PREFIX);
         let bytes: &[u8; PREFIX] = head[..].try_into().map_err(|_| ReadError::Frame(FrameError::Magic))?;
         let prefix = decode_prefix(bytes).map_err(ReadError::Frame)?;
-        if prefix.kind != self.expect {
-            return Err(ReadError::Frame(FrameError::Kind(u8::from(prefix.kind == Kind::Reply))));
+        let expected = match prefix.kind {
+            Kind::Reply => Side::Asking,
+            Kind::Request | Kind::Notice => Side::Asked,
+        };
+        if self.side != expected {
+            return Err(ReadError::Frame(FrameError::Direction));
         }
         Ok(prefix)
     }
@@ -72,7 +87,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             return Err(ReadError::Frame(FrameError::Checksum));
         }
         let payload = self.take(prefix.payload).await?;
-        Ok(Frame { tag: prefix.tag, header, payload })
+        Ok(Frame { answered: prefix.kind != Kind::Notice, tag: prefix.tag, header, payload })
     }
 
     async fn take(&mut self, length: usize) -> Result<Bytes, ReadError> {

@@ -2,7 +2,7 @@
 
 use crate::connection::{Outgoing, tune, write_frames};
 use crate::frame::{Kind, Prefix};
-use crate::reader::{Frame, FrameReader, ReadError};
+use crate::reader::{Frame, FrameReader, ReadError, Side};
 use bytes::Bytes;
 use gfs_core::ids::ClusterId;
 use gfs_proto::v1::{DataReply, DataRequest, data_reply::Status};
@@ -57,7 +57,7 @@ pub struct Incoming {
     pub responder: Responder,
 }
 
-/// Sends the one reply to a request; dropped unused, it answers BUSY.
+/// Sends the one reply to a request; dropped unused, it answers BUSY. That of a notice sends nothing.
 pub struct Responder {
     tag: u64,
     sender: Option<mpsc::UnboundedSender<Outgoing>>,
@@ -144,7 +144,7 @@ impl Served {
         let writer = tokio::spawn(write_frames(sink, queue, |_| {}));
         let mut shutdown = self.shutdown.clone();
         tokio::select! {
-            () = self.read(FrameReader::new(source, Kind::Request), sender) => {}
+            () = self.read(FrameReader::new(source, Side::Asked), sender) => {}
             _ = shutdown.wait_for(|stop| *stop) => {}
         }
         // The writer ends once every responder has answered and let go of the queue.
@@ -165,7 +165,8 @@ impl Served {
                     return;
                 }
             };
-            let responder = Responder { tag: frame.tag, sender: Some(sender.clone()), _permits: permits };
+            let sender = frame.answered.then(|| sender.clone());
+            let responder = Responder { tag: frame.tag, sender, _permits: permits };
             let Ok(request) = DataRequest::decode(frame.header) else {
                 responder.send(refusal(Status::Malformed, "the request header cannot be decoded"), Bytes::new());
                 return;

@@ -98,6 +98,21 @@ async fn calls_of_one_lane_arrive_in_order() {
 }
 
 #[tokio::test]
+async fn a_notice_arrives_in_its_place_and_is_not_answered() {
+    let server = server().await;
+    let pool = pool(CLUSTER);
+    for operation in 1..100 {
+        pool.notify(&server.address, 0, request(9, operation));
+        // Dropped by its handler, which answers a request with BUSY.
+        pool.notify(&server.address, 0, request(2, operation));
+    }
+    let (reply, _) = pool.call(&server.address, 0, request(9, 100), Bytes::new(), soon()).await.unwrap();
+    assert_eq!(reply.offset, 100);
+    let expected: Vec<u64> = (1..100).flat_map(|operation| [operation, operation]).chain([100]).collect();
+    assert_eq!(*server.echo.seen.lock(), expected);
+}
+
+#[tokio::test]
 async fn a_silent_peer_costs_its_deadline_and_not_the_connection() {
     let server = server().await;
     let pool = pool(CLUSTER);

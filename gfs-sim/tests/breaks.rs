@@ -7,7 +7,7 @@ use gfs_core::breaks::Break;
 use gfs_sim::{Breach, Neglect, Options, run};
 
 /// Seeds that are tried before a break counts as unnoticed.
-const MOST: u64 = 4_000;
+const MOST: u64 = 6_000;
 
 /// Seeds that it took, and what was noticed.
 fn notice(name: &str, breach: Breach) -> Result<(u64, String), String> {

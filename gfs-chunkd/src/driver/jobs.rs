@@ -1,5 +1,6 @@
 //! The queue of a replica: who works it off, and what each job means.
 
+use super::lanes::{Progress, STUCK, Start};
 use super::slot::{Job, MAX_JOBS, Mutate, Slot, State, Waiter};
 use super::{Driver, wire};
 use crate::control::ProblemKind;
@@ -42,7 +43,11 @@ impl Driver {
             // A state that somebody reads under its lock is not waited for here.
             let wait = next.is_heavy() || slot.state.is_locked();
             if wait && !blocking {
+                let many = matches!(next, Job::Assigned(..));
                 drop(inbox);
+                if many {
+                    return self.submit(slot);
+                }
                 let (driver, slot) = (self.clone(), slot.clone());
                 self.spawn_blocking(move || driver.work(&slot, true));
                 return;
@@ -53,6 +58,37 @@ impl Driver {
                 self.process(slot, job);
             }
         }
+    }
+
+    /// Lets a replica wait for one of the few threads that take assignments on.
+    fn submit(self: &Arc<Self>, slot: &Arc<Slot>) {
+        match self.lanes.submit(slot.clone()) {
+            Start::Thread => self.start_lane(),
+            Start::Watch => {
+                let driver = self.clone();
+                self.spawn(async move {
+                    loop {
+                        tokio::time::sleep(STUCK).await;
+                        match driver.lanes.look() {
+                            Progress::Idle => return,
+                            Progress::Moving => {}
+                            Progress::Stuck => driver.start_lane(),
+                        }
+                    }
+                });
+            }
+            Start::Nothing => {}
+        }
+    }
+
+    fn start_lane(self: &Arc<Self>) {
+        let driver = self.clone();
+        let mut lane = self.lanes.enter();
+        self.spawn_blocking(move || {
+            while let Some(slot) = lane.take() {
+                driver.work(&slot, true);
+            }
+        });
     }
 
     fn process(self: &Arc<Self>, slot: &Arc<Slot>, job: Job) {

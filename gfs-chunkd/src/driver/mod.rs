@@ -5,6 +5,7 @@
 
 mod digest;
 mod jobs;
+mod lanes;
 mod peers;
 mod perform;
 mod read;
@@ -27,6 +28,7 @@ use gfs_core::meta::request::{Configuration, ServerAddress};
 use gfs_core::replica::{Loaded, Replica, Role};
 use gfs_net::DataPool;
 use gfs_proto::v1;
+use lanes::Lanes;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
@@ -89,6 +91,7 @@ pub struct Driver {
     pub(crate) fills: Semaphore,
     pub(crate) ahead: Arc<Semaphore>,
     questions: Semaphore,
+    lanes: Arc<Lanes<Arc<Slot>>>,
     runtime: Handle,
     slots: RwLock<HashMap<ChunkHandle, Arc<Slot>>>,
     addresses: RwLock<HashMap<ServerId, Arc<str>>>,
@@ -112,6 +115,7 @@ impl Driver {
             fills: Semaphore::new(parts.parallel_fills.max(1)),
             ahead: Arc::new(Semaphore::new(AHEAD)),
             questions: Semaphore::new(QUESTIONS),
+            lanes: Arc::default(),
             runtime: Handle::current(),
             slots: RwLock::new(slots),
             addresses: RwLock::default(),

@@ -68,6 +68,10 @@ impl Driver {
         let request = wire::message_to_wire(message, out);
         let limit = if matches!(asked, Asked::Flush(_)) { FLUSH } else { ANSWER };
         let guard = self.enter();
+        if matches!(asked, Asked::Notice) {
+            // A later message says it again, should it get lost.
+            return self.pool.notify(&address, slot.handle.0, request);
+        }
         let call = self.pool.start(&address, slot.handle.0, request, payload, Instant::now() + limit);
         drop(guard);
         let (driver, slot) = (self.clone(), slot.clone());

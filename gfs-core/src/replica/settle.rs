@@ -139,7 +139,11 @@ impl Replica {
         if !(syncing && again) {
             self.failing.remove(&from);
         }
-        self.send_log(from, acked, out);
+        // Nothing commits before everybody has settled, so the settle that this answers told all that is committed.
+        let told = !self.settled && self.log.is_empty() && acked == self.committed;
+        if !told {
+            self.send_log(from, acked, out);
+        }
         self.send_barriers(from, out);
         if syncing && !again {
             self.forget_recruit(from);

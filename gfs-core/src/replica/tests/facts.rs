@@ -304,6 +304,22 @@ fn a_member_that_lacks_what_was_committed_notes_it_for_its_next_process() {
 }
 
 #[test]
+fn a_settle_tells_what_is_committed_and_no_notice_repeats_it() {
+    let mut replica = Replica::new(server(1), Loaded::default());
+    replica.handle(Event::Lease(true));
+    replica.handle(Event::InForce(configuration(1, 1, &[1, 2], &[])));
+    let settled = SettledAs { prepared: Sequence(0), suspect: false, trusted: false, base: Sequence(0) };
+    let outcome = Outcome { settled: Some(settled), ..Outcome::at(Status::Ok, Sequence(0)) };
+    let answer = Event::Answer { from: server(2), epoch: Epoch(1), answer: Answer::Settle(outcome) };
+    let actions = replica.handle(answer.clone());
+    assert!(replica.is_serving());
+    assert!(actions.iter().all(|action| !matches!(action, Action::Send { .. })), "{actions:?}");
+    // A member that is asked again may have missed what was committed since.
+    let repeated = replica.handle(answer);
+    assert!(repeated.contains(&Action::Send { to: server(2), message: Message::Committed(Sequence(0)) }));
+}
+
+#[test]
 fn the_only_member_serves_after_a_power_loss_in_a_new_epoch() {
     let loaded = Loaded { configuration: Some(configuration(3, 1, &[1], &[2])), suspect: true, ..Loaded::default() };
     let mut replica = Replica::new(server(1), loaded);
