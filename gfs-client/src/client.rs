@@ -3,7 +3,7 @@
 use crate::data::DataPath;
 use crate::delegations::Delegations;
 use crate::error::ClientError;
-use crate::files::FileStates;
+use crate::files::{FileStates, SharedBehind};
 use crate::grants::{Grant, Grants, Invalidator, Keys, Stamp, Ticket};
 use crate::limit::{CallContext, CallLimit};
 use crate::locations::{FileCache, Fresh, Locations, Window, windows_of};
@@ -53,6 +53,8 @@ impl Default for ClientOptions {
 const BUDGET_UNIT: u64 = 1024;
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How long it waits before that for what is still to be written.
+const LAST_WRITES: Duration = Duration::from_secs(20);
 
 /// A client of one cluster. Cheap to clone; the session ends with the last clone, or in good order by `close`.
 #[derive(Clone)]
@@ -71,6 +73,7 @@ pub(crate) struct Inner {
     pub(crate) reserve: Reserve<Allocator>,
     pub(crate) data: DataPath,
     pub(crate) files: FileStates,
+    pub(crate) behind: SharedBehind,
     pub(crate) delegations: Arc<Delegations>,
     pub(crate) chunk_size: u64,
     /// How long a session lives without a sign of its client.
@@ -136,6 +139,7 @@ impl Client {
             locations,
             reserve: Reserve::new(Arc::new(allocator)),
             files: FileStates::default(),
+            behind: SharedBehind::default(),
             delegations: concerned.delegations.clone(),
             chunk_size: welcome.chunk_size,
             lease: Duration::from_millis(welcome.lease_ms.into()),
@@ -152,6 +156,10 @@ impl Client {
     /// Ends the session: locks and open files go. Calls under way fail with `Closed`.
     pub async fn close(&self) {
         let context = CallContext::new(Credentials::default(), CallLimit::within(FAREWELL));
+        let patient = CallContext::new(Credentials::default(), CallLimit::within(LAST_WRITES));
+        if let Err(error) = self.drain_all(&patient).await {
+            tracing::error!(%error, "the last written bytes are lost");
+        }
         if let Err(error) = self.give_back(self.inner.delegations.all(), &context).await {
             tracing::warn!(%error, "the last changes did not reach the master");
         }

@@ -24,6 +24,8 @@ use tokio::time::Instant;
 const LATEST: Duration = Duration::from_millis(100);
 /// A delegation is given back after so long. The master relies on its being less than a minute.
 const LONGEST: Duration = Duration::from_secs(20);
+/// Space is counted in blocks of so many bytes.
+const BLOCK: u64 = 4096;
 /// Bytes in chunks that the master does not know of, beyond which it is told at once.
 const MAX_UNTOLD: u64 = 16 << 20;
 /// Files of one flush.
@@ -107,8 +109,20 @@ struct State {
     since: Option<Instant>,
     untold_bytes: u64,
     in_flight: bool,
+    /// Answered writes that are not carried out, their bytes, and the furthest end of one.
+    behind: Behind,
     /// The master's clock when it was given, and when that was.
     clock: (Timestamp, Instant),
+}
+
+/// Writes that were answered and are not carried out.
+#[derive(Clone, Copy, Default)]
+struct Behind {
+    writes: u64,
+    bytes: u64,
+    end: u64,
+    /// One could not be carried out under the delegation: no more are answered early.
+    detached: bool,
 }
 
 /// What the master is to be told of one file.
@@ -133,12 +147,28 @@ impl State {
         self.since.get_or_insert_with(Instant::now);
     }
 
+    /// The attributes as this client has to see them: with what was answered and is not carried out.
+    fn shown(&self) -> Attributes {
+        let mut shown = self.attributes.clone();
+        if self.behind.writes > 0 {
+            shown.size = shown.size.max(self.behind.end);
+            shown.allocated += self.behind.bytes.next_multiple_of(BLOCK);
+        }
+        shown
+    }
+
+    /// Whether the end has to wait for writes that were answered: not for ever, the master relies on it.
+    fn waits(&self, now: Instant) -> bool {
+        self.behind.writes > 0 && now < self.clock.1 + 2 * LONGEST
+    }
+
     fn due(&self) -> Option<Instant> {
         if self.in_flight || self.phase == Phase::Ended {
             return None;
         }
-        let longest = self.clock.1 + LONGEST;
-        let at_once = self.recalled || self.wanted > self.told_version || self.untold_bytes >= MAX_UNTOLD;
+        let waits = self.waits(Instant::now());
+        let longest = self.clock.1 + if waits { 2 * LONGEST } else { LONGEST };
+        let at_once = (self.recalled && !waits) || self.wanted > self.told_version || self.untold_bytes >= MAX_UNTOLD;
         if at_once { Some(self.clock.1) } else { Some(self.since.map_or(longest, |since| longest.min(since + LATEST))) }
     }
 }
@@ -164,10 +194,44 @@ impl Held {
     /// The attributes, with the grant that the file was made under.
     pub(crate) fn attributes(&self) -> Option<(Attributes, Grant)> {
         let state = self.state.lock();
-        self.knows(&state).then(|| (state.attributes.clone(), self.grant.clone()))
+        self.knows(&state).then(|| (state.shown(), self.grant.clone()))
     }
 
-    /// The attributes and the chunks `first ..= last`.
+    /// An answered write that ends at `end` is to be carried out later; false when it has to be carried out now. Its times are set.
+    pub(crate) fn begin_behind(&self, end: u64, bytes: u64) -> bool {
+        let mut state = self.state.lock();
+        let asked = state.recalled || state.closed || state.wanted > state.told_version || state.behind.detached;
+        if asked || !self.may_change(&state) || !rules::is_plain(&state.attributes) {
+            return false;
+        }
+        state.behind.writes += 1;
+        state.behind.bytes += bytes;
+        state.behind.end = state.behind.end.max(end);
+        let now = state.now();
+        rules::write(&mut state.attributes, None, now);
+        state.changed();
+        true
+    }
+
+    /// So many of them are carried out, or were given up.
+    pub(crate) fn end_behind(&self, writes: u64, bytes: u64) {
+        let mut state = self.state.lock();
+        state.behind.bytes = state.behind.bytes.saturating_sub(bytes);
+        state.behind.writes = state.behind.writes.saturating_sub(writes);
+        if state.behind.writes == 0 {
+            state.behind.end = 0;
+            if state.closed {
+                state.since.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    /// Answered writes go on without the delegation: its end waits for them no more.
+    pub(crate) fn detach(&self) {
+        self.state.lock().behind = Behind { detached: true, ..Behind::default() };
+    }
+
+    /// The attributes as they are carried out, and the chunks `first ..= last`.
     pub(crate) fn layout(&self, first: u32, last: u32) -> Option<(Attributes, Window)> {
         let state = self.state.lock();
         let chunks = || state.chunks.range(first..=last).map(|(index, handle)| (*index, *handle)).collect();
@@ -182,7 +246,7 @@ impl Held {
             return None;
         }
         state.changed();
-        Some((state.attributes.clone(), self.grant.clone()))
+        Some((state.shown(), self.grant.clone()))
     }
 
     /// Sets the access time as a read does; `None` when that is the master's to do.
@@ -193,15 +257,16 @@ impl Held {
         }
         state.attributes.atime = state.now().max(state.attributes.atime);
         state.changed();
-        Some((state.attributes.clone(), self.grant.clone()))
+        Some((state.shown(), self.grant.clone()))
     }
 
-    /// Makes a finished write part of the file; false when that is the master's to do.
+    /// Makes a finished write part of the file, with new times if `timed`; false when that is the master's to do.
     pub(crate) fn write(
         &self,
         attach: &[(u32, ChunkHandle)],
         used: impl Iterator<Item = (u32, ChunkHandle)>,
         min_size: Option<u64>,
+        timed: bool,
         locations: &Locations,
     ) -> bool {
         let mut state = self.state.lock();
@@ -225,8 +290,12 @@ impl Held {
                 }
             }
         }
-        let now = state.now();
-        rules::write(&mut state.attributes, min_size, now);
+        if timed {
+            let now = state.now();
+            rules::write(&mut state.attributes, min_size, now);
+        } else {
+            state.attributes.size = state.attributes.size.max(min_size.unwrap_or(0));
+        }
         state.changed();
         true
     }
@@ -246,7 +315,7 @@ impl Held {
         if state.due().is_none_or(|due| due > now) {
             return None;
         }
-        let ends = state.recalled || state.closed || state.clock.1 + LONGEST <= now;
+        let ends = (state.recalled || state.closed || state.clock.1 + LONGEST <= now) && !state.waits(now);
         if ends {
             state.phase = Phase::Ending;
         }
@@ -367,6 +436,7 @@ impl Delegations {
             since: None,
             untold_bytes: 0,
             in_flight: false,
+            behind: Behind::default(),
             clock: (made.ctime, Instant::now()),
         };
         table.names.insert(name.clone(), inode);
@@ -512,7 +582,7 @@ impl Delegations {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::grants::{Grants, Keys};
     use gfs_core::meta::request::SetTime;
@@ -551,6 +621,74 @@ mod tests {
         (delegations, grants, Locations::new())
     }
 
+    /// A file that is held.
+    pub(crate) fn held() -> Arc<Held> {
+        let (delegations, ..) = setup();
+        delegations.get(FILE).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answered_write_is_shown_here_and_told_when_it_is_carried_out() {
+        let (delegations, grants, locations) = setup();
+        let held = delegations.get(FILE).unwrap();
+        assert!(held.begin_behind(100, 100) && held.begin_behind(5_000, 4_900));
+        let shown = held.attributes().unwrap().0;
+        assert_eq!((shown.size, shown.allocated), (5_000, 8_192));
+        assert_eq!(held.layout(0, 9).unwrap().0.size, 0, "what is carried out");
+        let mtime = AttributeChanges { mtime: Some(SetTime::At(Timestamp(77))), ..AttributeChanges::default() };
+        assert_eq!(held.change(&Credentials::default(), &mtime).unwrap().0.size, 5_000);
+        tokio::time::advance(LATEST).await;
+        let told = delegations.reports(&locations).0.remove(0);
+        assert_eq!((told.file.min_size, told.file.changes.mtime), (None, Some(SetTime::At(Timestamp(77)))));
+        delegations.told(&told, grants.stamp().order);
+        assert!(held.write(&[(0, ChunkHandle(7))], std::iter::empty(), Some(5_000), false, &locations));
+        held.end_behind(2, 5_000);
+        let rest = recalled(&delegations, &locations);
+        assert_eq!(
+            (rest.file.min_size, rest.file.changes.mtime),
+            (Some(5_000), Some(SetTime::At(Timestamp(77)))),
+            "the time that was set"
+        );
+        assert_eq!(held.attributes().unwrap().0.size, 5_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_waits_for_answered_writes_but_not_for_ever() {
+        let (delegations, grants, locations) = setup();
+        let held = delegations.get(FILE).unwrap();
+        assert!(held.begin_behind(100, 100));
+        delegations.recall([FILE].into_iter());
+        assert!(!held.begin_behind(200, 100), "taken although it is asked back");
+        tokio::time::advance(LATEST).await;
+        let told = delegations.reports(&locations).0.remove(0);
+        assert!(!told.ends);
+        delegations.told(&told, grants.stamp().order);
+        assert!(delegations.reports(&locations).0.is_empty());
+        tokio::time::advance(2 * LONGEST).await;
+        assert!(delegations.reports(&locations).0.remove(0).ends);
+        let (delegations, _, locations) = setup();
+        let held = delegations.get(FILE).unwrap();
+        assert!(held.begin_behind(100, 100));
+        held.detach();
+        assert!(!held.begin_behind(200, 100) && recalled(&delegations, &locations).ends);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_closed_before_its_writes_are_carried_out_is_given_back_after_them() {
+        let (delegations, grants, locations) = setup();
+        let held = delegations.get(FILE).unwrap();
+        assert!(held.begin_behind(100, 100) && held.close());
+        tokio::time::advance(LATEST).await;
+        let told = delegations.reports(&locations).0.remove(0);
+        assert!(!told.ends);
+        delegations.told(&told, grants.stamp().order);
+        // Given up: nothing was carried out.
+        held.end_behind(1, 100);
+        tokio::time::advance(LATEST).await;
+        let report = delegations.reports(&locations).0.remove(0);
+        assert!(report.ends && report.closes);
+    }
+
     fn chmod(mode: u16) -> AttributeChanges {
         AttributeChanges { mode: Some(mode), ..AttributeChanges::default() }
     }
@@ -568,7 +706,7 @@ mod tests {
         let held = delegations.get(FILE).unwrap();
         assert!(delegations.reports(&locations).0.is_empty(), "nothing was done");
         held.change(&Credentials::default(), &chmod(0o640)).unwrap();
-        assert!(held.write(&[(0, ChunkHandle(7))], std::iter::empty(), Some(100), &locations));
+        assert!(held.write(&[(0, ChunkHandle(7))], std::iter::empty(), Some(100), true, &locations));
         assert!(delegations.reports(&locations).0.is_empty(), "told too early");
         tokio::time::advance(LATEST).await;
         let told = delegations.reports(&locations).0.remove(0);
@@ -615,7 +753,7 @@ mod tests {
         assert!(held.change(&Credentials::default(), &chmod(0o640)).is_some());
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(held.change(&Credentials::default(), &chmod(0o600)).is_none());
-        assert!(!held.write(&[], std::iter::empty(), Some(1), &locations));
+        assert!(!held.write(&[], std::iter::empty(), Some(1), true, &locations));
         assert!(held.attributes().is_none() && held.layout(0, 9).is_none() && held.touch_access().is_none());
         delegations.vouch(Instant::now() + Duration::from_secs(9));
         assert_eq!(held.attributes().unwrap().0.mode, 0o640);

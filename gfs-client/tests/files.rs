@@ -499,3 +499,70 @@ async fn a_crossing_that_is_called_off_gives_the_tail_back() {
     assert!(started.elapsed().as_secs() < 30, "it waited for the end of a lease: {:?}", started.elapsed());
     assert_eq!(read_all(&file).await[head as usize..], [0xbb; 250]);
 }
+
+/// A new file of which writes are answered early: not before it is known how much room there is.
+async fn held(cluster: &Cluster, client: &Client, name: &str) -> OpenFile {
+    cluster.master.delegates.store(true, Ordering::SeqCst);
+    for attempt in 0..1_000 {
+        let file = create(client, format!("{name} {attempt}").as_bytes()).await;
+        let before = cluster.chunks.count("write");
+        file.write_behind(&call(), 0, pattern(0, 10), false).await.unwrap();
+        // There is one thread: nothing can be written between.
+        if cluster.chunks.count("write") == before {
+            return file;
+        }
+        file.close();
+    }
+    panic!("writes are never answered early");
+}
+
+#[tokio::test]
+async fn what_is_answered_early_is_shown_written_as_one_and_told() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let client = cluster.client().await;
+    let file = held(&cluster, &client, "f").await;
+    let before = cluster.chunks.count("write");
+    for piece in 1..100 {
+        file.write_behind(&call(), piece * 10, pattern(piece * 10, 10), false).await.unwrap();
+    }
+    assert_eq!(size(&client, &file).await, 1_000);
+    assert_eq!(file.read(&call(), 0, 2_000).await.unwrap(), pattern(0, 1_000));
+    let writes = cluster.chunks.count("write") - before;
+    assert!(writes < 50, "{writes} writes of pieces that follow each other");
+    let told = || cluster.master.state.lock().attributes(file.inode()).map(|attributes| attributes.size);
+    file.sync(&call(), false).await.unwrap();
+    assert_eq!(told(), Some(1_000));
+    // In another order, over what was written: the last one counts.
+    for (offset, length) in [(500, 700), (0, 600), (100, 5)] {
+        file.write_behind(&call(), offset, pattern(offset + 7, length), false).await.unwrap();
+    }
+    let mut expected = pattern(0, 1_200).to_vec();
+    for (offset, length) in [(500, 700), (0, 600), (100, 5_u64)] {
+        expected[offset as usize..(offset + length) as usize].copy_from_slice(&pattern(offset + 7, length));
+    }
+    file.close();
+    client.sync_all(&call()).await.unwrap();
+    assert_eq!(told(), Some(1_200));
+    let again = open(&client, &file).await;
+    assert_eq!(again.read(&call(), 0, 2_000).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn what_was_answered_early_and_failed_is_told_once() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let client = cluster.client().await;
+    let no_space = || (0..20).for_each(|_| cluster.chunks.fail(None, "write", Fault::Answer(Status::NoSpace)));
+    let file = held(&cluster, &client, "f").await;
+    no_space();
+    assert!(matches!(file.sync(&call(), false).await, Err(ClientError::NoSpace)));
+    cluster.chunks.forgive();
+    file.sync(&call(), false).await.unwrap();
+    file.write_behind(&call(), 0, pattern(0, 100), false).await.unwrap();
+    assert_eq!(file.read(&call(), 0, 100).await.unwrap(), pattern(0, 100));
+    let closed = held(&cluster, &client, "closed").await;
+    no_space();
+    closed.close();
+    assert!(matches!(client.sync_all(&call()).await, Err(ClientError::NoSpace)));
+    cluster.chunks.forgive();
+    client.sync_all(&call()).await.unwrap();
+}

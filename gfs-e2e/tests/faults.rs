@@ -189,6 +189,26 @@ fn what_was_synced_survives_the_kill_of_all_daemons() {
 }
 
 #[test]
+fn small_files_that_were_just_written_survive_the_kill_of_all_daemons_but_the_mount() {
+    let mut cluster = Cluster::start(Options::default());
+    let mount = cluster.mount();
+    let path = |round: u64, number: u64| format!("{round}-{number}");
+    for round in 0..3 {
+        for number in 0..60 {
+            std::fs::write(mount.join(path(round, number)), pattern(number, round, 4000)).unwrap();
+        }
+        // Some of them are on their way to the replicas.
+        cluster.kill_daemons();
+        cluster.up();
+    }
+    let second = cluster.mount_again();
+    for (round, number) in (0..3).flat_map(|round| (0..60).map(move |number| (round, number))) {
+        let found = std::fs::read(second.join(path(round, number))).unwrap();
+        assert!(found == pattern(number, round, 4000), "{}", path(round, number));
+    }
+}
+
+#[test]
 fn a_truncated_file_grows_again_after_the_kill_of_all_daemons() {
     let cluster = Cluster::start(Options::default());
     let path = cluster.mount().join("f");

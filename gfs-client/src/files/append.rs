@@ -148,7 +148,8 @@ impl Record<'_> {
     async fn commit_at(&self, used: UsedChunk, landed: u64) -> Result<Attempt<u64>, ClientError> {
         let start = u64::from(used.index) * self.chunk_size() + landed;
         let min_size = Some(start + self.length());
-        let commit = Commit { attach: &[], used: vec![used], min_size, clear_suid: self.clear_suid, space: None };
+        let commit =
+            Commit { attach: &[], used: vec![used], min_size, clear_suid: self.clear_suid, space: None, behind: None };
         Ok(at(start, self.file.commit(self.context, commit).await?))
     }
 
@@ -163,7 +164,14 @@ impl Record<'_> {
             if let Err(failure) = self.file.make_empty(self.context, fresh[0].handle).await {
                 return self.file.failed(failure, &fresh);
             }
-            let commit = Commit { attach: &fresh, used: Vec::new(), min_size: None, clear_suid: false, space: None };
+            let commit = Commit {
+                attach: &fresh,
+                used: Vec::new(),
+                min_size: None,
+                clear_suid: false,
+                space: None,
+                behind: None,
+            };
             self.file.commit(self.context, commit).await?;
             return Ok(Attempt::Stale);
         }
@@ -177,7 +185,14 @@ impl Record<'_> {
         }
         let start = u64::from(index) * self.chunk_size() + offset;
         let min_size = Some(start + self.length());
-        let commit = Commit { attach: &fresh, used: Vec::new(), min_size, clear_suid: self.clear_suid, space: None };
+        let commit = Commit {
+            attach: &fresh,
+            used: Vec::new(),
+            min_size,
+            clear_suid: self.clear_suid,
+            space: None,
+            behind: None,
+        };
         Ok(at(start, self.file.commit(self.context, commit).await?))
     }
 }

@@ -26,6 +26,7 @@ impl OpenFile {
         context: impl Fn() -> CallContext,
         mut progress: impl FnMut(u64),
     ) -> Result<[u8; 32], ClientError> {
+        self.client().settle(self.inner.inode, &context()).await?;
         for _ in 0..TRIES {
             let before = self.fresh_view(&context(), 0, 0).await?.attributes;
             let hash = self.hash(&context, before.size, &mut progress).await?;

@@ -1,9 +1,10 @@
 //! Open files: reading, writing, appending, syncing; and what is kept of a file as long as it is open or not yet synced.
 //!
-//! Writes are carried out before they are answered: nothing is buffered here. What is kept is what an fsync has to reach. This room never
-//! decides a size or a layout; the master does, and refuses what is based on an old one.
+//! Writes are carried out before they are answered, but for the first bytes of new files (`behind`). What is kept else is what an fsync has
+//! to reach. This room never decides a size or a layout; the master does, and refuses what is based on an old one.
 
 mod append;
+mod behind;
 mod crossing;
 mod digest;
 mod doubt;
@@ -14,6 +15,7 @@ mod sync;
 mod view;
 mod write;
 
+pub(crate) use behind::Shared as SharedBehind;
 pub use space::Zeroing;
 
 use crate::client::Client;
@@ -109,6 +111,7 @@ pub(crate) struct FileState {
     /// Reserving takes turns, so that two writes to one new chunk share it.
     reserving: tokio::sync::Mutex<()>,
     filling: Mutex<BTreeMap<u32, Filling>>,
+    behind: behind::Behind,
 }
 
 /// All files that are open or not synced.
@@ -144,16 +147,25 @@ impl FileStates {
         }
     }
 
+    /// Files of which something waits to be written.
+    fn all_busy(&self) -> Vec<Arc<FileState>> {
+        self.files.lock().values().filter(|state| state.behind.is_busy()).cloned().collect()
+    }
+
     fn all_dirty(&self) -> Vec<(InodeId, Arc<FileState>)> {
         let files = self.files.lock();
-        files.iter().filter(|(_, state)| !state.is_clean()).map(|(inode, state)| (*inode, state.clone())).collect()
+        files.iter().filter(|(_, state)| state.is_dirty()).map(|(inode, state)| (*inode, state.clone())).collect()
     }
 }
 
 impl FileState {
-    fn is_clean(&self) -> bool {
+    fn is_dirty(&self) -> bool {
         let dirty = self.dirty.lock();
-        dirty.chunks.is_empty() && !dirty.times
+        !dirty.chunks.is_empty() || dirty.times
+    }
+
+    fn is_clean(&self) -> bool {
+        !self.behind.is_busy() && !self.is_dirty()
     }
 }
 
@@ -237,7 +249,8 @@ impl OpenFile {
         self.inner.inode
     }
 
-    /// Closes it for all clones. Nothing is buffered, so nothing can fail; what was not synced stays known to `Client::sync_all`.
+    /// Closes it for all clones, without waiting: what still waits to be written is, and what was not synced stays known to
+    /// `Client::sync_all`.
     pub fn close(&self) {
         self.inner.close();
     }

@@ -19,6 +19,7 @@ impl OpenFile {
     /// `Io` when no replica has the bytes whole; `TimedOut`; `SessionLost` once after locks on the file were lost.
     pub async fn read(&self, context: &CallContext, offset: u64, length: u64) -> Result<Bytes, ClientError> {
         self.check()?;
+        self.state().drained(context).await?;
         let chunk_size = self.client().inner.chunk_size;
         let length = length.min(MAX_READ).min(chunk_size.saturating_mul(u64::from(MAX_COUNT) / 2));
         if length == 0 || offset >= i64::MAX as u64 || offset / chunk_size >= u64::from(u32::MAX) {
@@ -93,6 +94,7 @@ impl OpenFile {
     /// As `read`.
     pub async fn seek(&self, context: &CallContext, offset: u64, hole: bool) -> Result<Option<u64>, ClientError> {
         self.check()?;
+        self.state().drained(context).await?;
         let mut redo = Redo::new();
         loop {
             match self.seek_once(context, offset, hole).await {

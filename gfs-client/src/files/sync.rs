@@ -55,6 +55,8 @@ impl OpenFile {
     /// # Errors
     /// What could not be made safe; it stays unsynced, so that the next sync tries again and tells again.
     pub async fn sync(&self, context: &CallContext, data_only: bool) -> Result<(), ClientError> {
+        self.state().drained(context).await?;
+        self.take_failure()?;
         let held = self.client().inner.delegations.get(self.inner.inode);
         self.client().tell_all(held.into_iter().collect(), context).await?;
         self.check()?;
@@ -68,7 +70,8 @@ impl Client {
     /// # Errors
     /// The first of what could not be made safe; the rest is tried all the same.
     pub async fn sync_all(&self, context: &CallContext) -> Result<(), ClientError> {
-        let mut result = self.tell_all(self.inner.delegations.all(), context).await;
+        let mut result = self.drain_all(context).await;
+        result = result.and(self.tell_all(self.inner.delegations.all(), context).await);
         result = result.and(self.sync_files(context).await);
         if let Err(error) = self.barrier(context, true).await {
             result = result.and(Err(error));

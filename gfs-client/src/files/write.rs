@@ -9,6 +9,7 @@ use super::view::{MAX_COUNT, View};
 use super::{FileState, Filling, OpenFile, Redo, Running, run_pieces};
 use crate::client::Client;
 use crate::data::{Changed, DataFailure, Piece};
+use crate::delegations::Held;
 use crate::error::ClientError;
 use crate::limit::CallContext;
 use crate::session::Call;
@@ -78,6 +79,14 @@ impl Drop for Fresh {
     }
 }
 
+/// How one write is carried out.
+#[derive(Clone, Copy)]
+struct Manner<'a> {
+    clear_suid: bool,
+    /// It was answered before, under this delegation: its times are set, and others wait for it.
+    behind: Option<&'a Held>,
+}
+
 impl OpenFile {
     /// Writes all of `data` at `offset`. `clear_suid`: clear set-id bits, as for a caller without privilege. When this returns, every
     /// reader that starts later sees the bytes; `sync` makes them safe against a loss of power.
@@ -93,16 +102,29 @@ impl OpenFile {
     ) -> Result<(), ClientError> {
         self.check_writable()?;
         self.end_of(offset, data.len() as u64)?;
+        self.state().drained(context).await?;
+        self.take_failure()?;
         let chunk_size = self.client().inner.chunk_size;
         let most = MAX_WRITE.min(chunk_size.saturating_mul(u64::from(MAX_COUNT) / 2));
         let (mut data, mut offset) = (data, offset);
         while !data.is_empty() {
             let part = data.split_to(data.len().min(most as usize));
             let length = part.len() as u64;
-            self.write_part(context, offset, part, clear_suid).await?;
+            self.write_part(context, offset, part, Manner { clear_suid, behind: None }).await?;
             offset += length;
         }
         Ok(())
+    }
+
+    /// Carries out what was answered before, under a delegation.
+    pub(super) async fn write_held(
+        &self,
+        context: &CallContext,
+        offset: u64,
+        data: Bytes,
+        held: &Held,
+    ) -> Result<(), ClientError> {
+        self.write_part(context, offset, data, Manner { clear_suid: false, behind: Some(held) }).await
     }
 
     async fn write_part(
@@ -110,17 +132,20 @@ impl OpenFile {
         context: &CallContext,
         offset: u64,
         data: Bytes,
-        clear_suid: bool,
+        manner: Manner<'_>,
     ) -> Result<(), ClientError> {
         let _budget = self.client().budget(data.len() as u64, &context.limit).await?;
         let (mut redo, mut full, mut doubt) = (Redo::new(), 0, Doubt::none(self));
         loop {
-            match self.write_once(context, offset, &data, clear_suid, &mut doubt).await? {
+            match self.write_once(context, offset, &data, manner, &mut doubt).await? {
                 Attempt::Done(()) => {
                     doubt.end();
                     return Ok(());
                 }
-                Attempt::Stale => self.look_again(context).await?,
+                Attempt::Stale => {
+                    manner.behind.inspect(|held| held.detach());
+                    self.look_again(context).await?;
+                }
                 Attempt::Full if full < OTHER_CHUNKS => full += 1,
                 Attempt::Full => return Err(ClientError::NoSpace),
             }
@@ -133,7 +158,7 @@ impl OpenFile {
         context: &CallContext,
         offset: u64,
         data: &Bytes,
-        clear_suid: bool,
+        manner: Manner<'_>,
         doubt: &mut Doubt<'_>,
     ) -> Result<Attempt<()>, ClientError> {
         let chunk_size = self.client().inner.chunk_size;
@@ -142,7 +167,7 @@ impl OpenFile {
         let view = self.view(context, index_of(offset, chunk_size), index_of(end - 1, chunk_size)).await?;
         // Looking may have shown that what was done before is lost: then this is not done on top of it.
         self.check()?;
-        let clear_suid = clear_suid && has_privilege(&view);
+        let clear_suid = manner.clear_suid && has_privilege(&view);
         let parts: Vec<Span> = spans(offset, length, chunk_size).collect();
         let mut fresh = Vec::new();
         for part in parts.iter().filter(|part| !view.chunks.contains_key(&part.index)) {
@@ -154,7 +179,8 @@ impl OpenFile {
         }
         let in_place = !extends && fresh.is_empty();
         let written = self.write_spans(context, &parts, &view, &fresh, data);
-        let (written, told) = if in_place && !self.client().inner.options.pages_are_cached {
+        let now = manner.behind.is_none();
+        let (written, told) = if now && in_place && !self.client().inner.options.pages_are_cached {
             let (written, told) = tokio::join!(written, self.soft_times(context, clear_suid));
             (written, Some(told))
         } else {
@@ -167,7 +193,9 @@ impl OpenFile {
         if in_place && !written.moved && !self.has_untold(&view) {
             match told {
                 Some(told) => told?,
-                None => self.soft_times(context, clear_suid).await?,
+                None if now => self.soft_times(context, clear_suid).await?,
+                // Its times were set when it was answered.
+                None => {}
             }
             return Ok(Attempt::Done(()));
         }
@@ -175,7 +203,8 @@ impl OpenFile {
         // A new chunk is attached with its size: the file may have been cut since, and what lies in the chunk beyond its end would
         // come back when it grows again.
         let min_size = (extends || written.moved || !fresh.is_empty()).then_some(end);
-        self.commit(context, Commit { attach: &fresh, used: used.collect(), min_size, clear_suid, space: None }).await
+        let (used, behind) = (used.collect(), manner.behind);
+        self.commit(context, Commit { attach: &fresh, used, min_size, clear_suid, space: None, behind }).await
     }
 
     /// What a failure of data means for the whole write.
@@ -265,7 +294,7 @@ impl OpenFile {
     /// Tells the master of new times of a write that changed nothing else.
     pub(super) async fn soft_times(&self, context: &CallContext, clear_suid: bool) -> Result<(), ClientError> {
         let inode = self.inner.inode;
-        if self.take_over_here(context, &[], &[], None).await? {
+        if self.take_over_here(context, &[], &[], None, None).await? {
             return Ok(());
         }
         self.state().dirty.lock().times = true;
@@ -290,6 +319,8 @@ pub(super) struct Commit<'a> {
     pub(super) clear_suid: bool,
     /// Space promised or given back.
     pub(super) space: Option<v1::Space>,
+    /// Of a write that was answered before, under this delegation.
+    pub(super) behind: Option<&'a Held>,
 }
 
 impl OpenFile {
@@ -300,13 +331,15 @@ impl OpenFile {
         attach: &[(u32, ChunkHandle)],
         used: &[UsedChunk],
         min_size: Option<u64>,
+        behind: Option<&Held>,
     ) -> Result<bool, ClientError> {
         let inner = &self.client().inner;
         let Some(held) = inner.delegations.get(self.inner.inode) else { return Ok(false) };
         let written = used.iter().map(|used| (used.index, used.handle));
-        if held.write(attach, written, min_size, &inner.locations) {
+        if held.write(attach, written, min_size, behind.is_none(), &inner.locations) {
             return Ok(true);
         }
+        behind.inspect(|held| held.detach());
         self.client().give_back(vec![held], context).await?;
         self.check()?;
         Ok(false)
@@ -320,7 +353,7 @@ impl OpenFile {
         if commit.space.is_some() {
             self.client().settle(inode, context).await?;
             self.check()?;
-        } else if self.take_over_here(context, &attached, &commit.used, commit.min_size).await? {
+        } else if self.take_over_here(context, &attached, &commit.used, commit.min_size, commit.behind).await? {
             return Ok(Attempt::Done(()));
         }
         // How much is stored in the new chunks is told of like that in the others.

@@ -52,6 +52,8 @@ pub struct Master {
     pub questions: AtomicU32,
     pub closes: Mutex<Vec<v1::CloseFile>>,
     pub lease_ms: AtomicU32,
+    /// Whether makers of files get a write delegation. It is never asked back: for one client alone.
+    pub delegates: AtomicBool,
     grants: Mutex<GrantTable>,
     streams: Mutex<HashMap<SessionId, Out>>,
     waiting_acks: Mutex<BTreeSet<u64>>,
@@ -75,6 +77,7 @@ impl Master {
             questions: AtomicU32::new(0),
             closes: Mutex::default(),
             lease_ms: AtomicU32::new(10_000),
+            delegates: AtomicBool::new(false),
             grants: Mutex::new(GrantTable::new(GrantOptions { contended_ms: 50, ..GrantOptions::default() })),
             streams: Mutex::default(),
             waiting_acks: Mutex::default(),
@@ -328,6 +331,7 @@ impl Master {
             _ if unavailable => Said::Failure(v1::Failure { code: Code::Unavailable.into(), ..Default::default() }),
             Ask::Mutation(mutation) => {
                 let open = matches!(&mutation.request, Some(v1::Request { kind: Some(v1::request::Kind::Create(c)) }) if c.open);
+                let delegate = matches!(&mutation.request, Some(v1::Request { kind: Some(v1::request::Kind::Create(c)) }) if c.delegate);
                 let (reply, grant_ms, parents) = self.mutate(session, mutation).await;
                 assert!(!open || !matches!(reply, Reply::Done));
                 if self
@@ -342,6 +346,8 @@ impl Master {
                 let mut wire = reply_to_wire(&reply);
                 wire.grant_ms = grant_ms;
                 wire.parents = parents;
+                let created = matches!(reply, Reply::Entry { created: true, .. });
+                wire.delegated = delegate && created && self.delegates.load(Ordering::SeqCst);
                 if let Reply::Chunks(chunks) = &reply {
                     let configurations: Vec<_> =
                         chunks.iter().map(|(_, configuration)| configuration.clone()).collect();

@@ -85,8 +85,10 @@ impl Fs {
         let flags = if write.from_page_cache { 0 } else { write.flags };
         let result = if flags & libc::O_APPEND != 0 {
             self.append(&call.context, &handle, &write).await
-        } else {
+        } else if write.from_page_cache || flags & (libc::O_SYNC | libc::O_DIRECT) != 0 {
             Ok(handle.file.write(&call.context, write.offset, write.data, write.clear_set_id).await?)
+        } else {
+            Ok(handle.file.write_behind(&call.context, write.offset, write.data, write.clear_set_id).await?)
         };
         self.access.changed(handle.inode);
         result?;
@@ -115,7 +117,7 @@ impl Fs {
         if had_locks {
             self.give_up(handle.inode, owner, Some(LockFamily::Record)).await?;
         }
-        Ok(())
+        Ok(handle.file.take_failure()?)
     }
 
     /// The last descriptor of an open file is gone: takes it off the list. `flock_owner` is told when flock(2) was used.
