@@ -10,9 +10,10 @@ use gfs_core::meta::command::{Command, CommandReply};
 use gfs_core::meta::request::{Attributes, ClientCommand, Lock, LockMode, Refusal, Reply, Request};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 /// What a mutation came to.
 #[derive(Clone, Debug)]
@@ -28,11 +29,9 @@ pub struct Answered {
 /// A mutation that was answered, or could not be.
 pub type Outcome = Result<Answered, ServeError>;
 
-type Running = watch::Receiver<Option<Outcome>>;
-
-/// Mutations under way, by their number.
+/// Mutations under way, by their number, each with those who asked for it again.
 #[derive(Default)]
-pub struct InFlight(Mutex<BTreeMap<OperationId, Running>>);
+pub struct InFlight(Mutex<BTreeMap<OperationId, Vec<oneshot::Sender<Outcome>>>>);
 
 /// Whether a call waits for a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,39 +43,39 @@ pub enum Waits {
 }
 
 impl Leader {
-    /// Carries out a client's mutation once, however often it is asked; every asker gets the first answer. It goes on
-    /// when the asker goes away.
+    /// Carries out a client's mutation once, however often it is asked; every asker gets the first answer. To be called on a task that
+    /// goes on when its asker goes away.
     ///
     /// # Errors
     /// When it could not be served; asked again under the same number it is tried again.
     pub async fn mutate(self: &Arc<Self>, command: ClientCommand, waits: Waits) -> Outcome {
         let id = command.id;
-        let mut running = {
-            let mut in_flight = self.in_flight.0.lock();
-            match in_flight.get(&id) {
-                Some(running) => running.clone(),
-                None => {
-                    let (done, running) = watch::channel(None);
-                    in_flight.insert(id, running.clone());
-                    let leader = self.clone();
-                    tokio::spawn(async move {
-                        let _cleanup = Cleanup { leader: leader.clone(), id };
-                        let outcome = tokio::select! {
-                            outcome = leader.carry_out(command, waits) => outcome,
-                            () = gfs_daemon::life::wait(leader.stopping.subscribe()) => {
-                                Err(ServeError::Consensus(ConsensusError::Stopped))
-                            }
-                        };
-                        done.send_replace(Some(outcome));
-                    });
-                    running
-                }
+        let running = match self.in_flight.0.lock().entry(id) {
+            Entry::Occupied(mut running) => {
+                let (asked, answer) = oneshot::channel();
+                running.get_mut().push(asked);
+                Some(answer)
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(Vec::new());
+                None
             }
         };
-        match running.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Err(ServeError::Unexpected)),
-            Err(_) => Err(ServeError::Unexpected),
+        if let Some(answer) = running {
+            return answer.await.unwrap_or(Err(ServeError::Unexpected));
         }
+        let mut running = UnderWay { in_flight: Some(&self.in_flight), id };
+        let outcome = tokio::select! {
+            outcome = self.carry_out(command, waits) => outcome,
+            () = gfs_daemon::life::wait(self.stopping.subscribe()) => {
+                Err(ServeError::Consensus(ConsensusError::Stopped))
+            }
+        };
+        for asked in running.end() {
+            // Whoever asked again may have gone.
+            let _ = asked.send(outcome.clone());
+        }
+        outcome
     }
 
     async fn carry_out(self: &Arc<Self>, command: ClientCommand, waits: Waits) -> Outcome {
@@ -264,13 +263,21 @@ fn sets_mtime(request: &Request) -> bool {
     }
 }
 
-struct Cleanup {
-    leader: Arc<Leader>,
+/// The place of a mutation among those under way, given back however it ends.
+struct UnderWay<'a> {
+    in_flight: Option<&'a InFlight>,
     id: OperationId,
 }
 
-impl Drop for Cleanup {
+impl UnderWay<'_> {
+    /// Gives the place back, once; answers who asked again meanwhile.
+    fn end(&mut self) -> Vec<oneshot::Sender<Outcome>> {
+        self.in_flight.take().and_then(|running| running.0.lock().remove(&self.id)).unwrap_or_default()
+    }
+}
+
+impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.leader.in_flight.0.lock().remove(&self.id);
+        self.end();
     }
 }

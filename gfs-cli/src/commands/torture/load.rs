@@ -22,6 +22,8 @@ const WORKERS: usize = 2;
 const NAMES: u64 = 32;
 /// The class of calls that no fault comes upon.
 pub const CALM: &str = "no fault";
+/// The class of calls that more than one fault came upon.
+pub const SEVERAL: &str = "several faults";
 /// Problems that are told in full.
 const TOLD: usize = 20;
 
@@ -50,24 +52,34 @@ pub struct Calls {
 /// What came of it so far.
 #[derive(Debug, Default)]
 pub struct Record {
-    during: Mutex<&'static str>,
+    /// What has happened, in order; the last goes on.
+    during: Mutex<Vec<&'static str>>,
     calls: Mutex<BTreeMap<(&'static str, Work), Calls>>,
     problems: Mutex<(u64, Vec<String>)>,
+}
+
+/// The class of a call while this happened: what a call that begins in calm and ends in it, with a fault between, is counted in.
+fn class_of(during: &[&'static str]) -> &'static str {
+    let mut faults = during.iter().filter(|class| **class != CALM);
+    match (faults.next(), faults.next()) {
+        (None, _) => CALM,
+        (Some(only), None) => only,
+        _ => SEVERAL,
+    }
 }
 
 impl Record {
     /// What happens from now on.
     pub fn during(&self, class: &'static str) {
-        *self.during.lock() = class;
+        self.during.lock().push(class);
     }
 
     /// Times a call; one that fails is a problem.
     fn time<T>(&self, work: Work, what: impl Fn() -> String, call: impl FnOnce() -> std::io::Result<T>) -> Option<T> {
-        let (begun, before) = (Instant::now(), *self.during.lock());
+        let (begun, first) = (Instant::now(), self.during.lock().len().saturating_sub(1));
         let result = call();
         let took = begun.elapsed();
-        // A call that a fault came upon belongs to the fault.
-        let during = if before == CALM { *self.during.lock() } else { before };
+        let during = class_of(&self.during.lock()[first..]);
         {
             let mut calls = self.calls.lock();
             let calls = calls.entry((during, work)).or_default();
@@ -300,6 +312,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_call_belongs_to_the_one_fault_that_came_upon_it() {
+        assert_eq!(class_of(&[CALM]), CALM);
+        assert_eq!(class_of(&[CALM, "master stopped", CALM]), "master stopped");
+        assert_eq!(class_of(&["master stopped", CALM, "master stopped"]), SEVERAL);
+    }
+
+    #[test]
     fn load_on_a_sound_directory_finds_nothing_and_cleans_up() {
         let dir = tempfile::tempdir().unwrap();
         let record = Arc::new(Record::default());
@@ -320,7 +339,7 @@ mod tests {
         let record = Arc::new(Record::default());
         let load = Load::start(&[dir.path().into()], 1, record.clone()).unwrap();
         let root = load.roots[0].clone();
-        while !record.calls().contains_key(&("", Work::Sync)) {
+        while !record.calls().contains_key(&(CALM, Work::Sync)) {
             std::thread::yield_now();
         }
         for file in 0..FILES * WORKERS as u64 {
