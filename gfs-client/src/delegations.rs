@@ -213,8 +213,8 @@ impl Held {
         true
     }
 
-    /// So many of them are carried out, or were given up.
-    pub(crate) fn end_behind(&self, writes: u64, bytes: u64) {
+    /// So many of them are carried out, or were given up. Whether somebody waits for that.
+    pub(crate) fn end_behind(&self, writes: u64, bytes: u64) -> bool {
         let mut state = self.state.lock();
         state.behind.bytes = state.behind.bytes.saturating_sub(bytes);
         state.behind.writes = state.behind.writes.saturating_sub(writes);
@@ -224,6 +224,7 @@ impl Held {
                 state.since.get_or_insert_with(Instant::now);
             }
         }
+        state.behind.writes == 0 && state.recalled
     }
 
     /// Answered writes go on without the delegation: its end waits for them no more.
@@ -642,7 +643,7 @@ pub(crate) mod tests {
         assert_eq!((told.file.min_size, told.file.changes.mtime), (None, Some(SetTime::At(Timestamp(77)))));
         delegations.told(&told, grants.stamp().order);
         assert!(held.write(&[(0, ChunkHandle(7))], std::iter::empty(), Some(5_000), false, &locations));
-        held.end_behind(2, 5_000);
+        assert!(!held.end_behind(2, 5_000), "nobody asks for it");
         let rest = recalled(&delegations, &locations);
         assert_eq!(
             (rest.file.min_size, rest.file.changes.mtime),
@@ -683,7 +684,7 @@ pub(crate) mod tests {
         assert!(!told.ends);
         delegations.told(&told, grants.stamp().order);
         // Given up: nothing was carried out.
-        held.end_behind(1, 100);
+        assert!(!held.end_behind(1, 100));
         tokio::time::advance(LATEST).await;
         let report = delegations.reports(&locations).0.remove(0);
         assert!(report.ends && report.closes);

@@ -30,6 +30,8 @@ const AT_ONCE: usize = 32;
 const JOINED: usize = 256 << 10;
 /// With less room than this in the cluster nothing is taken.
 const AMPLE: u64 = 2 << 30;
+/// An outage is waited for so many times longer than by a call: nobody who could try again waits here.
+const PATIENCE: u32 = 3;
 /// How long an answer about the room counts.
 const ROOM_COUNTS: Duration = Duration::from_secs(5);
 
@@ -215,13 +217,15 @@ impl OpenFile {
                 };
                 piece
             };
-            let context = CallContext::new(Credentials::default(), CallLimit::within(inner.options.call_limit));
+            let context =
+                CallContext::new(Credentials::default(), CallLimit::within(inner.options.call_limit * PATIENCE));
             let (length, end) = (piece.data.len() as u64, piece.end());
             let written = self.write_held(&context, piece.offset, piece.data, &piece.held).await;
-            piece.held.end_behind(piece.writes, length);
-            inner.delegations.work.notify_one();
             if let Err(error) = written {
                 self.lose_waiting(error, end);
+            }
+            if piece.held.end_behind(piece.writes, length) {
+                inner.delegations.work.notify_one();
             }
         }
         behind.emptied.notify_waiters();
