@@ -212,7 +212,13 @@ impl Client {
             return Ok(outcome);
         }
         let (inodes, entries) = touched(&request);
-        self.give_back(self.inner.delegations.among(&inodes, &entries), context).await?;
+        let held = self.inner.delegations.among(&inodes, &entries);
+        let named: Vec<_> = held.iter().map(|held| held.inode()).collect();
+        self.give_back(held, context).await?;
+        if matches!(request, Request::Rename { .. } | Request::Link { .. }) {
+            // A file that is not whole must not take the place of one that is.
+            named.iter().try_for_each(|inode| self.inner.files.take_failure(*inode))?;
+        }
         self.inner.grants.begin(&entries);
         let call = Call::Mutate { credentials: (&context.credentials).into(), request: (&request).into() };
         let arrived = self.inner.session.call("mutation", call, &context.limit).await;

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -24,6 +25,10 @@ use tokio::time::Instant;
 const LATEST: Duration = Duration::from_millis(100);
 /// A delegation is given back after so long. The master relies on its being less than a minute.
 const LONGEST: Duration = Duration::from_secs(20);
+/// An end that is asked for waits for answered writes at most so long: the master ends a session that gives nothing back within a lease.
+const RECALL_WAITS: Duration = Duration::from_secs(5);
+/// Writes of older files are not answered early, so that their end has not to wait.
+const YOUNG: Duration = Duration::from_secs(15);
 /// Space is counted in blocks of so many bytes.
 const BLOCK: u64 = 4096;
 /// Bytes in chunks that the master does not know of, beyond which it is told at once.
@@ -42,6 +47,9 @@ pub(crate) struct Delegations {
     pub(crate) work: Notify,
     /// Until when the session surely lives.
     vouched: Arc<Mutex<Option<Instant>>>,
+    /// How many times answered writes had to go on without their delegation, and up to which of them everything is carried out.
+    loose: Arc<AtomicU64>,
+    tight: AtomicU64,
 }
 
 struct Table {
@@ -73,6 +81,7 @@ enum Phase {
 pub(crate) struct Progress {
     told: u64,
     ended: bool,
+    detached: bool,
 }
 
 /// One file.
@@ -81,6 +90,7 @@ pub(crate) struct Held {
     name: (InodeId, Vec<u8>),
     grant: Grant,
     vouched: Arc<Mutex<Option<Instant>>>,
+    loose: Arc<AtomicU64>,
     state: Mutex<State>,
     progress: watch::Sender<Progress>,
 }
@@ -102,8 +112,8 @@ struct State {
     told_version: u64,
     /// A flush up to here is waited for.
     wanted: u64,
-    /// It is to be given back.
-    recalled: bool,
+    /// It is to be given back, since then.
+    recalled: Option<Instant>,
     closed: bool,
     /// When the oldest change was made that the master does not know, or the file was closed.
     since: Option<Instant>,
@@ -121,8 +131,10 @@ struct Behind {
     writes: u64,
     bytes: u64,
     end: u64,
-    /// One could not be carried out under the delegation: no more are answered early.
+    /// They go on without the delegation, whose end waits for them no more.
     detached: bool,
+    /// The session has lost the file: they must not be carried out.
+    lost: bool,
 }
 
 /// What the master is to be told of one file.
@@ -159,7 +171,8 @@ impl State {
 
     /// Whether the end has to wait for writes that were answered: not for ever, the master relies on it.
     fn waits(&self, now: Instant) -> bool {
-        self.behind.writes > 0 && now < self.clock.1 + 2 * LONGEST
+        let in_time = self.recalled.is_none_or(|asked| now < asked + RECALL_WAITS);
+        self.behind.writes > 0 && !self.behind.detached && in_time && now < self.clock.1 + 2 * LONGEST
     }
 
     fn due(&self) -> Option<Instant> {
@@ -167,8 +180,13 @@ impl State {
             return None;
         }
         let waits = self.waits(Instant::now());
-        let longest = self.clock.1 + if waits { 2 * LONGEST } else { LONGEST };
-        let at_once = (self.recalled && !waits) || self.wanted > self.told_version || self.untold_bytes >= MAX_UNTOLD;
+        let longest = match self.recalled {
+            Some(asked) if waits => (asked + RECALL_WAITS).min(self.clock.1 + 2 * LONGEST),
+            _ if waits => self.clock.1 + 2 * LONGEST,
+            _ => self.clock.1 + LONGEST,
+        };
+        let at_once =
+            (self.recalled.is_some() && !waits) || self.wanted > self.told_version || self.untold_bytes >= MAX_UNTOLD;
         if at_once { Some(self.clock.1) } else { Some(self.since.map_or(longest, |since| longest.min(since + LATEST))) }
     }
 }
@@ -200,8 +218,9 @@ impl Held {
     /// An answered write that ends at `end` is to be carried out later; false when it has to be carried out now. Its times are set.
     pub(crate) fn begin_behind(&self, end: u64, bytes: u64) -> bool {
         let mut state = self.state.lock();
-        let asked = state.recalled || state.closed || state.wanted > state.told_version || state.behind.detached;
-        if asked || !self.may_change(&state) || !rules::is_plain(&state.attributes) {
+        let asked = state.recalled.is_some() || state.wanted > state.told_version;
+        let late = state.closed || state.behind.detached || state.clock.1.elapsed() >= YOUNG;
+        if asked || late || !self.may_change(&state) || !rules::is_plain(&state.attributes) {
             return false;
         }
         state.behind.writes += 1;
@@ -224,12 +243,39 @@ impl Held {
                 state.since.get_or_insert_with(Instant::now);
             }
         }
-        state.behind.writes == 0 && state.recalled
+        state.behind.writes == 0 && state.recalled.is_some()
     }
 
-    /// Answered writes go on without the delegation: its end waits for them no more.
+    /// Answered writes go on without the delegation: its end waits for them no more, and everything else here has to.
     pub(crate) fn detach(&self) {
-        self.state.lock().behind = Behind { detached: true, ..Behind::default() };
+        self.detach_in(&mut self.state.lock());
+    }
+
+    fn detach_in(&self, state: &mut State) {
+        if !std::mem::replace(&mut state.behind.detached, true) && state.behind.writes > 0 {
+            self.loose.fetch_add(1, Ordering::SeqCst);
+            self.progress.send_modify(|progress| progress.detached = true);
+        }
+    }
+
+    /// Returns when answered writes go on without the delegation.
+    pub(crate) fn wait_detached(&self) -> impl Future<Output = ()> + use<> {
+        let mut progress = self.progress.subscribe();
+        async move {
+            if progress.wait_for(|progress| progress.detached).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Whether the session has lost the file, so that nothing that was answered may be carried out any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.state.lock().behind.lost
+    }
+
+    /// Whether it was closed, and the master has not been told apart.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().closed
     }
 
     /// The attributes as they are carried out, and the chunks `first ..= last`.
@@ -316,9 +362,11 @@ impl Held {
         if state.due().is_none_or(|due| due > now) {
             return None;
         }
-        let ends = (state.recalled || state.closed || state.clock.1 + LONGEST <= now) && !state.waits(now);
+        let asked = state.recalled.is_some() || state.closed || state.clock.1 + LONGEST <= now;
+        let ends = asked && !state.waits(now);
         if ends {
             state.phase = Phase::Ending;
+            self.detach_in(&mut state);
         }
         state.in_flight = true;
         state.since = None;
@@ -355,17 +403,11 @@ impl Held {
 
     /// Asks for the delegation's end, and waits for it.
     pub(crate) fn wait_ended(&self) -> impl Future<Output = ()> + use<> {
-        self.state.lock().recalled = true;
+        self.state.lock().recalled.get_or_insert_with(Instant::now);
         let mut progress = self.progress.subscribe();
         async move {
             let _ = progress.wait_for(|progress| progress.ended).await;
         }
-    }
-
-    /// Whether the master lacks something.
-    fn is_dirty(&self) -> bool {
-        let state = self.state.lock();
-        state.version > state.told_version
     }
 }
 
@@ -391,6 +433,8 @@ impl Default for Delegations {
             }),
             work: Notify::new(),
             vouched: Arc::default(),
+            loose: Arc::default(),
+            tight: AtomicU64::new(0),
         }
     }
 }
@@ -432,7 +476,7 @@ impl Delegations {
             version: 0,
             told_version: 0,
             wanted: 0,
-            recalled: false,
+            recalled: None,
             closed: false,
             since: None,
             untold_bytes: 0,
@@ -445,7 +489,15 @@ impl Delegations {
         let first = table.files.is_empty();
         table.files.insert(
             inode,
-            Arc::new(Held { inode, name, grant, vouched: self.vouched.clone(), state: Mutex::new(state), progress }),
+            Arc::new(Held {
+                inode,
+                name,
+                grant,
+                vouched: self.vouched.clone(),
+                loose: self.loose.clone(),
+                state: Mutex::new(state),
+                progress,
+            }),
         );
         if first {
             self.work.notify_one();
@@ -479,6 +531,17 @@ impl Delegations {
         table.files.keys().map(|inode| inode.0).collect()
     }
 
+    /// The number of the last time that answered writes had to go on without their delegation, unless all are carried out.
+    pub(crate) fn loose(&self) -> Option<u64> {
+        let loose = self.loose.load(Ordering::SeqCst);
+        (loose > self.tight.load(Ordering::SeqCst)).then_some(loose)
+    }
+
+    /// Those up to here are carried out.
+    pub(crate) fn tightened(&self, upto: u64) {
+        self.tight.fetch_max(upto, Ordering::SeqCst);
+    }
+
     /// Whether there is nothing to look after.
     pub(crate) fn is_idle(&self) -> bool {
         let table = self.table.lock();
@@ -490,7 +553,9 @@ impl Delegations {
         let mut table = self.table.lock();
         for inode in inodes {
             match table.files.get(&inode) {
-                Some(held) => held.state.lock().recalled = true,
+                Some(held) => {
+                    held.state.lock().recalled.get_or_insert_with(Instant::now);
+                }
                 None => {
                     table.refused.put(inode, ());
                     if table.unknown.len() < MAX_REFUSED.get() {
@@ -574,8 +639,12 @@ impl Delegations {
 
     /// The master will never have this: answers whether anything was lost.
     pub(crate) fn lose(&self, held: &Arc<Held>) -> bool {
-        let lost = held.is_dirty();
-        held.state.lock().phase = Phase::Ended;
+        let lost = {
+            let mut state = held.state.lock();
+            state.phase = Phase::Ended;
+            state.behind.lost = true;
+            state.version > state.told_version || state.behind.writes > 0
+        };
         self.table.lock().forget(held);
         held.progress.send_modify(|progress| progress.ended = true);
         lost
@@ -664,14 +733,33 @@ pub(crate) mod tests {
         let told = delegations.reports(&locations).0.remove(0);
         assert!(!told.ends);
         delegations.told(&told, grants.stamp().order);
-        assert!(delegations.reports(&locations).0.is_empty());
-        tokio::time::advance(2 * LONGEST).await;
+        assert!(delegations.reports(&locations).0.is_empty() && delegations.loose().is_none());
+        tokio::time::advance(RECALL_WAITS).await;
         assert!(delegations.reports(&locations).0.remove(0).ends);
+        // What is done now must not pass by what is still to be written.
+        let loose = delegations.loose().unwrap();
+        held.wait_detached().await;
+        delegations.tightened(loose);
+        assert_eq!(delegations.loose(), None);
         let (delegations, _, locations) = setup();
         let held = delegations.get(FILE).unwrap();
         assert!(held.begin_behind(100, 100));
         held.detach();
         assert!(!held.begin_behind(200, 100) && recalled(&delegations, &locations).ends);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answered_writes_of_a_lost_file_count_as_lost_and_old_files_get_none() {
+        let (delegations, grants, locations) = setup();
+        let held = delegations.get(FILE).unwrap();
+        assert!(held.begin_behind(100, 100));
+        tokio::time::advance(LATEST).await;
+        let told = delegations.reports(&locations).0.remove(0);
+        delegations.told(&told, grants.stamp().order);
+        assert!(!held.is_lost() && delegations.lose(&held) && held.is_lost());
+        let (delegations, ..) = setup();
+        tokio::time::advance(YOUNG).await;
+        assert!(!delegations.get(FILE).unwrap().begin_behind(100, 100));
     }
 
     #[tokio::test(start_paused = true)]

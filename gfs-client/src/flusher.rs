@@ -6,7 +6,7 @@ use crate::client::Client;
 use crate::delegations::{Delegations, Held, Report};
 use crate::error::ClientError;
 use crate::limit::{CallContext, CallLimit};
-use crate::session::Call;
+use crate::session::{CREATE_ACCESS, Call};
 use gfs_core::ids::InodeId;
 use gfs_core::meta::request::{Credentials, FlushedFile, Refusal, Reply, Request};
 use gfs_proto::convert::reply_from_wire;
@@ -45,7 +45,12 @@ impl Client {
             Ok(refused) => self.conclude_flush(&reports, &refused),
             Err(error) => {
                 tracing::warn!(%error, files = reports.len(), "changes that were not told to the master are lost");
-                reports.iter().for_each(|report| self.lose(&report.held));
+                for report in &reports {
+                    self.lose(&report.held);
+                    if report.held.is_closed() {
+                        self.inner.session.close_file(report.held.inode().0, CREATE_ACCESS);
+                    }
+                }
             }
         }
     }

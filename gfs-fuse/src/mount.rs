@@ -21,6 +21,8 @@ pub use crate::options::MountOptions as Options;
 
 /// How long dirty data and requests in flight may take at the end.
 const END_LIMIT: Duration = Duration::from_secs(10);
+/// How long the client may take to end: longer than it waits for its last writes and its farewell.
+const CLOSE_LIMIT: Duration = Duration::from_secs(26);
 /// How long a mount that was busy is still served after it was detached.
 const DETACHED_LIMIT: Duration = Duration::from_secs(2);
 /// Pause between two attempts to reach the cluster.
@@ -96,7 +98,9 @@ pub fn run(target: Target, mountpoint: &Path, options: &MountOptions, ready: imp
     let client = runtime.block_on(connect(target, &mountpoint, options))?;
     let result = serve(&runtime, client.clone(), &source, &mountpoint, options, ready);
     // Bounded: the cluster may be gone, and an unmount must end all the same.
-    runtime.block_on(async { tokio::time::timeout(END_LIMIT, client.close()).await }).ok();
+    if runtime.block_on(async { tokio::time::timeout(CLOSE_LIMIT, client.close()).await }).is_err() {
+        tracing::error!("the session could not be ended in good order: what was not synced may be lost");
+    }
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }

@@ -67,7 +67,15 @@ impl Operations {
         let caller = Caller { uid: request.uid(), gid: request.gid(), tid: request.pid() };
         let span = tracing::debug_span!("fuse", op = name, unique = request.unique().0, tid = caller.tid);
         let call = self.fs.call(name, caller, wait);
-        let mut work = Box::pin(work(Arc::clone(&self.fs), call).instrument(span));
+        let loose = self.fs.is_loose().then(|| (Arc::clone(&self.fs), call.context.clone()));
+        let work = work(Arc::clone(&self.fs), call);
+        let work = async move {
+            if let Some((fs, context)) = loose {
+                fs.settle_loose(&context).await;
+            }
+            work.await;
+        };
+        let mut work = Box::pin(work.instrument(span));
         // As far as it gets without waiting it runs here: what is cached is answered with no other thread involved.
         let _runtime = self.runtime.enter();
         if work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {

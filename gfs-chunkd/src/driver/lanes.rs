@@ -7,7 +7,7 @@
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Threads that are started at once.
 const FEW: usize = 2;
@@ -16,13 +16,17 @@ const MOST: usize = 64;
 /// Nothing taken for so long means that those who work hang.
 pub(super) const STUCK: Duration = Duration::from_millis(20);
 
+/// And so does something that has waited for so long.
+const LATE: Duration = Duration::from_millis(100);
+
 /// What waits, once each: a replica that waits is not submitted again.
 pub(super) struct Lanes<T> {
     inner: Mutex<Inner<T>>,
 }
 
 struct Inner<T> {
-    waiting: VecDeque<T>,
+    /// With the time since when.
+    waiting: VecDeque<(T, Instant)>,
     running: usize,
     /// How many were taken, now and when it was last looked.
     taken: (u64, u64),
@@ -68,7 +72,7 @@ impl<T> Lanes<T> {
     /// Lets something wait.
     pub fn submit(&self, what: T) -> Start {
         let mut inner = self.inner.lock();
-        inner.waiting.push_back(what);
+        inner.waiting.push_back((what, Instant::now()));
         if inner.running < FEW {
             inner.running += 1;
             Start::Thread
@@ -92,7 +96,8 @@ impl<T> Lanes<T> {
             inner.watched = false;
             return Progress::Idle;
         }
-        let stuck = inner.taken.0 == inner.taken.1 && inner.running < MOST;
+        let late = inner.waiting.front().is_some_and(|(_, since)| since.elapsed() >= LATE);
+        let stuck = (late || inner.taken.0 == inner.taken.1) && inner.running < MOST;
         inner.taken.1 = inner.taken.0;
         if stuck {
             inner.running += 1;
@@ -113,7 +118,7 @@ impl<T> Lane<T> {
         } else if !std::mem::replace(&mut self.ended, true) {
             inner.running -= 1;
         }
-        next
+        next.map(|(what, _)| what)
     }
 }
 

@@ -15,7 +15,7 @@ use gfs_core::meta::request::Credentials;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -23,7 +23,15 @@ use tokio::time::Instant;
 /// Only the first bytes of a file are taken: small files gain by it, large ones keep the servers busy anyway.
 const SMALL: u64 = 4 << 20;
 /// Bytes that may wait in all files of a client.
-const MOST: usize = 64 << 20;
+const MOST: usize = 16 << 20;
+/// A piece counts as so many bytes at least: small ones cost time, and more memory than their bytes.
+const LEAST: usize = 4 << 10;
+/// Pieces of one file that may wait.
+const PIECES: usize = 64;
+/// Nothing more is taken when nothing was carried out for so long: who would have to wait shall wait.
+const BRISK: Duration = Duration::from_millis(500);
+/// What could not be carried out under its delegation is given up after so long: everything else of the client waits for it.
+const LOOSE: Duration = Duration::from_secs(10);
 /// Files of which something is written at a time.
 const AT_ONCE: usize = 32;
 /// Pieces that follow each other are written as one up to this length.
@@ -40,8 +48,14 @@ pub(crate) struct Shared {
     bytes: Arc<Semaphore>,
     writers: Semaphore,
     room: Mutex<Room>,
-    /// A failure that no open file is left to tell of.
-    lost: Mutex<Option<ClientError>>,
+    /// Pieces that are not carried out, and when one was, or the first of them came.
+    pace: Mutex<Pace>,
+}
+
+#[derive(Default)]
+struct Pace {
+    pieces: u64,
+    last: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -56,7 +70,7 @@ impl Default for Shared {
             bytes: Arc::new(Semaphore::new(MOST)),
             writers: Semaphore::new(AT_ONCE),
             room: Mutex::default(),
-            lost: Mutex::default(),
+            pace: Mutex::default(),
         }
     }
 }
@@ -68,6 +82,10 @@ pub(super) struct Behind {
     /// Quick to read: whether something waits or is on its way.
     busy: AtomicBool,
     emptied: Notify,
+    /// Those who wait for that: nothing more is taken meanwhile.
+    waiters: AtomicUsize,
+    /// Quick to read: whether a failure is to be told.
+    failed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -125,15 +143,35 @@ impl Behind {
         self.busy.load(Ordering::Acquire)
     }
 
+    /// Whether there is nothing to be written and nothing to be told.
+    pub(super) fn is_clean(&self) -> bool {
+        !self.is_busy() && !self.failed.load(Ordering::Acquire)
+    }
+
     /// What was lost, once.
-    fn take_failure(&self) -> Result<(), ClientError> {
+    pub(super) fn take_failure(&self) -> Result<(), ClientError> {
+        if !self.failed.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
         match self.queue.lock().failed.take() {
             Some(error) => Err(error),
             None => Ok(()),
         }
     }
 
+    /// Ends the writing when nothing waits.
+    fn end_if_empty(&self) -> bool {
+        let mut queue = self.queue.lock();
+        let empty = queue.waiting.is_empty();
+        if empty {
+            queue.running = false;
+            self.busy.store(false, Ordering::Release);
+        }
+        empty
+    }
+
     async fn idle(&self) {
+        let _waiter = Waiter::new(&self.waiters);
         loop {
             let emptied = self.emptied.notified();
             if !self.is_busy() {
@@ -141,6 +179,57 @@ impl Behind {
             }
             emptied.await;
         }
+    }
+}
+
+/// The end of the task that writes, also when it panics.
+struct Finish<'a>(&'a Behind);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut queue = self.0.queue.lock();
+            queue.waiting.clear();
+            queue.running = false;
+            self.0.busy.store(false, Ordering::Release);
+        }
+        self.0.emptied.notify_waiters();
+    }
+}
+
+/// Counts one who waits.
+struct Waiter<'a>(&'a AtomicUsize);
+
+impl<'a> Waiter<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Shared {
+    /// Takes a piece; false when the servers do not keep up.
+    fn begin(&self) -> bool {
+        let mut pace = self.pace.lock();
+        let now = Instant::now();
+        if pace.pieces == 0 {
+            pace.last = Some(now);
+        }
+        let brisk = pace.last.is_none_or(|last| now < last + BRISK);
+        pace.pieces += u64::from(brisk);
+        brisk
+    }
+
+    fn end(&self, pieces: u64) {
+        let mut pace = self.pace.lock();
+        pace.pieces = pace.pieces.saturating_sub(pieces);
+        pace.last = Some(Instant::now());
     }
 }
 
@@ -184,13 +273,19 @@ impl OpenFile {
         let inner = &self.client().inner;
         let Some(held) = inner.delegations.get(self.inner.inode) else { return Ok(false) };
         self.check_writable()?;
-        if !self.client().has_ample_room() {
+        if inner.delegations.loose().is_some() || !self.client().has_ample_room() {
             return Ok(false);
         }
-        let Ok(permit) = inner.behind.bytes.clone().try_acquire_many_owned(data.len() as u32) else { return Ok(false) };
+        let cost = data.len().max(LEAST) as u32;
+        let Ok(permit) = inner.behind.bytes.clone().try_acquire_many_owned(cost) else { return Ok(false) };
         let behind = &self.state().behind;
         let mut queue = behind.queue.lock();
-        if queue.failed.is_some() || !held.begin_behind(offset + data.len() as u64, data.len() as u64) {
+        let busy = queue.waiting.len() >= PIECES || behind.waiters.load(Ordering::Acquire) > 0;
+        if busy || queue.failed.is_some() || !inner.behind.begin() {
+            return Ok(false);
+        }
+        if !held.begin_behind(offset + data.len() as u64, data.len() as u64) {
+            inner.behind.end(1);
             return Ok(false);
         }
         queue.waiting.push_back(Piece { offset, data: data.clone(), writes: 1, held, permits: vec![permit] });
@@ -206,29 +301,29 @@ impl OpenFile {
     async fn write_waiting(self) {
         let inner = &self.client().inner;
         let behind = &self.state().behind;
-        loop {
+        let _end = Finish(behind);
+        while !behind.end_if_empty() {
             let Ok(_turn) = inner.behind.writers.acquire().await else { return };
-            let piece = {
-                let mut queue = behind.queue.lock();
-                let Some(piece) = queue.take() else {
-                    queue.running = false;
-                    behind.busy.store(false, Ordering::Release);
-                    break;
-                };
-                piece
-            };
+            let Some(piece) = behind.queue.lock().take() else { continue };
             let context =
                 CallContext::new(Credentials::default(), CallLimit::within(inner.options.call_limit * PATIENCE));
             let (length, end) = (piece.data.len() as u64, piece.end());
-            let written = self.write_held(&context, piece.offset, piece.data, &piece.held).await;
+            let given_up = async {
+                piece.held.wait_detached().await;
+                tokio::time::sleep(LOOSE).await;
+            };
+            let written = tokio::select! {
+                written = self.write_held(&context, piece.offset, piece.data, &piece.held) => written,
+                () = given_up => Err(ClientError::TimedOut { operation: "write" }),
+            };
             if let Err(error) = written {
                 self.lose_waiting(error, end);
             }
+            inner.behind.end(piece.writes);
             if piece.held.end_behind(piece.writes, length) {
                 inner.delegations.work.notify_one();
             }
         }
-        behind.emptied.notify_waiters();
         inner.files.tidy(self.inner.inode);
     }
 
@@ -236,15 +331,14 @@ impl OpenFile {
     fn lose_waiting(&self, error: ClientError, end: u64) {
         let inner = &self.client().inner;
         tracing::error!(%error, inode = %self.inner.inode, end, "written bytes are lost: the next call on the file tells");
-        let mut queue = self.state().behind.queue.lock();
+        let behind = &self.state().behind;
+        let mut queue = behind.queue.lock();
         for piece in std::mem::take(&mut queue.waiting) {
+            inner.behind.end(piece.writes);
             piece.held.end_behind(piece.writes, piece.data.len() as u64);
         }
-        if self.inner.closed.load(Ordering::Acquire) {
-            inner.behind.lost.lock().get_or_insert(error);
-        } else {
-            queue.failed = Some(error);
-        }
+        queue.failed = Some(error);
+        behind.failed.store(true, Ordering::Release);
     }
 }
 
@@ -252,12 +346,35 @@ impl Client {
     /// Returns when nothing waits to be written, in any file.
     ///
     /// # Errors
-    /// What closed files have lost, once; and as any call.
+    /// What files that nobody has open have lost, once; and as any call.
     pub(crate) async fn drain_all(&self, context: &CallContext) -> Result<(), ClientError> {
-        for state in self.inner.files.all_busy() {
+        let mut result = Ok(());
+        for (inode, state) in self.inner.files.all_behind() {
             state.drained(context).await?;
+            if state.handles.load(Ordering::Acquire) == 0 {
+                result = result.and(state.behind.take_failure());
+                self.inner.files.tidy(inode);
+            }
         }
-        self.inner.behind.lost.lock().take().map_or(Ok(()), Err)
+        result
+    }
+
+    /// Whether answered writes go on without their delegation.
+    pub fn is_loose(&self) -> bool {
+        self.inner.delegations.loose().is_some()
+    }
+
+    /// Returns when no answered write goes on without its delegation: before that nothing that is done here may pass it by. Ready at once
+    /// but after a long outage.
+    pub async fn settle_loose(&self, context: &CallContext) {
+        let Some(loose) = self.inner.delegations.loose() else { return };
+        for (_, state) in self.inner.files.all_behind() {
+            if state.drained(context).await.is_err() {
+                // It goes on waiting with the next call; this one has its limit.
+                return;
+            }
+        }
+        self.inner.delegations.tightened(loose);
     }
 
     /// Whether the cluster has so much room that what waits will find some. Asks now and then, and does not wait for the answer.

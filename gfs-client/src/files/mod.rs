@@ -147,9 +147,20 @@ impl FileStates {
         }
     }
 
-    /// Files of which something waits to be written.
-    fn all_busy(&self) -> Vec<Arc<FileState>> {
-        self.files.lock().values().filter(|state| state.behind.is_busy()).cloned().collect()
+    /// Files of which something waits to be written, or to be told.
+    fn all_behind(&self) -> Vec<(InodeId, Arc<FileState>)> {
+        let files = self.files.lock();
+        files
+            .iter()
+            .filter(|(_, state)| !state.behind.is_clean())
+            .map(|(inode, state)| (*inode, state.clone()))
+            .collect()
+    }
+
+    /// What could not be written of a file after it was answered; told once.
+    pub(crate) fn take_failure(&self, inode: InodeId) -> Result<(), ClientError> {
+        let state = self.files.lock().get(&inode).cloned();
+        state.map_or(Ok(()), |state| state.behind.take_failure())
     }
 
     fn all_dirty(&self) -> Vec<(InodeId, Arc<FileState>)> {
@@ -165,7 +176,7 @@ impl FileState {
     }
 
     fn is_clean(&self) -> bool {
-        !self.behind.is_busy() && !self.is_dirty()
+        self.behind.is_clean() && !self.is_dirty()
     }
 }
 
@@ -270,6 +281,7 @@ impl OpenFile {
 
     fn check_writable(&self) -> Result<(), ClientError> {
         self.check()?;
+        self.take_failure()?;
         if self.inner.access == Access::Read { Err(Refusal::NotPermitted.into()) } else { Ok(()) }
     }
 

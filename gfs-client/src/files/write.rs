@@ -137,6 +137,10 @@ impl OpenFile {
         let _budget = self.client().budget(data.len() as u64, &context.limit).await?;
         let (mut redo, mut full, mut doubt) = (Redo::new(), 0, Doubt::none(self));
         loop {
+            if manner.behind.is_some_and(Held::is_lost) {
+                // Another may have written since.
+                return Err(ClientError::SessionLost { inode: Some(self.inner.inode) });
+            }
             match self.write_once(context, offset, &data, manner, &mut doubt).await? {
                 Attempt::Done(()) => {
                     doubt.end();
@@ -164,6 +168,10 @@ impl OpenFile {
         let chunk_size = self.client().inner.chunk_size;
         let length = data.len() as u64;
         let end = offset + length;
+        if let Some(held) = manner.behind.filter(|held| held.layout(0, 0).is_none()) {
+            // The master is asked, and must not wait for this.
+            held.detach();
+        }
         let view = self.view(context, index_of(offset, chunk_size), index_of(end - 1, chunk_size)).await?;
         // Looking may have shown that what was done before is lost: then this is not done on top of it.
         self.check()?;

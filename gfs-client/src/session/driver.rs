@@ -3,7 +3,7 @@
 //! This room performs; what to send and what to fail is decided in `table`.
 
 use super::table::{PROBE_TAG, Step};
-use super::{DataOperations, Phase, Shared};
+use super::{CREATE_ACCESS, DataOperations, Phase, Shared};
 use crate::error::ClientError;
 use crate::grants::{Recall, Recaller, named};
 use gfs_net::control;
@@ -213,6 +213,10 @@ impl Link {
             for held in concerned.delegations.all() {
                 if concerned.delegations.lose(&held) {
                     concerned.locks.lose(held.inode());
+                }
+                if held.is_closed() {
+                    // The flush that would have closed it never comes.
+                    self.shared.table.lock().close(held.inode().0, CREATE_ACCESS);
                 }
             }
         }

@@ -249,6 +249,16 @@ impl Fs {
         Ok(self.client.sync_all(&self.context(limit)).await?)
     }
 
+    /// Whether calls have to wait for writes that were answered and go on without their delegation.
+    pub fn is_loose(&self) -> bool {
+        self.client.is_loose()
+    }
+
+    /// Waits for them.
+    pub async fn settle_loose(&self, context: &CallContext) {
+        self.client.settle_loose(context).await;
+    }
+
     /// Waits for background work, at most until `deadline`.
     pub async fn settle(&self, deadline: Instant) {
         self.access.settle_all(deadline).await;

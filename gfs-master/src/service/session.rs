@@ -151,6 +151,21 @@ async fn read(
     }
 }
 
+/// A call that has to be answered, also when it ends by a panic.
+struct Unanswered {
+    stream: Arc<Stream>,
+    tag: u64,
+    answered: bool,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.stream.answer(self.tag, fail(Code::Unavailable, "the call ended unexpectedly"));
+        }
+    }
+}
+
 pub(super) fn failing(code: Code, message: &str) -> v1::Failure {
     v1::Failure { code: code.into(), message: message.into(), hint: String::new() }
 }
@@ -243,7 +258,9 @@ impl Stream {
     {
         let stream = self.clone();
         tokio::spawn(async move {
+            let mut unanswered = Unanswered { stream: stream.clone(), tag, answered: false };
             let body = call(stream.clone()).await;
+            unanswered.answered = true;
             stream.send(tag, body).await;
             drop(permit);
         });
