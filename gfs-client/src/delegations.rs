@@ -25,8 +25,8 @@ use tokio::time::Instant;
 const LATEST: Duration = Duration::from_millis(100);
 /// A delegation is given back after so long. The master relies on its being less than a minute.
 const LONGEST: Duration = Duration::from_secs(20);
-/// An end that is asked for waits for answered writes at most so long: the master ends a session that gives nothing back within a lease.
-const RECALL_WAITS: Duration = Duration::from_secs(5);
+/// An end that the master asks for waits for answered writes at most so long: it ends a session that gives nothing back within a lease.
+const RECALL_WAITS: Duration = Duration::from_secs(8);
 /// Writes of older files are not answered early, so that their end has not to wait.
 const YOUNG: Duration = Duration::from_secs(15);
 /// Space is counted in blocks of so many bytes.
@@ -112,8 +112,10 @@ struct State {
     told_version: u64,
     /// A flush up to here is waited for.
     wanted: u64,
-    /// It is to be given back, since then.
-    recalled: Option<Instant>,
+    /// It is to be given back.
+    recalled: bool,
+    /// Since when the master asks for that.
+    asked: Option<Instant>,
     closed: bool,
     /// When the oldest change was made that the master does not know, or the file was closed.
     since: Option<Instant>,
@@ -171,7 +173,7 @@ impl State {
 
     /// Whether the end has to wait for writes that were answered: not for ever, the master relies on it.
     fn waits(&self, now: Instant) -> bool {
-        let in_time = self.recalled.is_none_or(|asked| now < asked + RECALL_WAITS);
+        let in_time = self.asked.is_none_or(|asked| now < asked + RECALL_WAITS);
         self.behind.writes > 0 && !self.behind.detached && in_time && now < self.clock.1 + 2 * LONGEST
     }
 
@@ -180,13 +182,12 @@ impl State {
             return None;
         }
         let waits = self.waits(Instant::now());
-        let longest = match self.recalled {
+        let longest = match self.asked {
             Some(asked) if waits => (asked + RECALL_WAITS).min(self.clock.1 + 2 * LONGEST),
             _ if waits => self.clock.1 + 2 * LONGEST,
             _ => self.clock.1 + LONGEST,
         };
-        let at_once =
-            (self.recalled.is_some() && !waits) || self.wanted > self.told_version || self.untold_bytes >= MAX_UNTOLD;
+        let at_once = (self.recalled && !waits) || self.wanted > self.told_version || self.untold_bytes >= MAX_UNTOLD;
         if at_once { Some(self.clock.1) } else { Some(self.since.map_or(longest, |since| longest.min(since + LATEST))) }
     }
 }
@@ -218,7 +219,7 @@ impl Held {
     /// An answered write that ends at `end` is to be carried out later; false when it has to be carried out now. Its times are set.
     pub(crate) fn begin_behind(&self, end: u64, bytes: u64) -> bool {
         let mut state = self.state.lock();
-        let asked = state.recalled.is_some() || state.wanted > state.told_version;
+        let asked = state.recalled || state.wanted > state.told_version;
         let late = state.closed || state.behind.detached || state.clock.1.elapsed() >= YOUNG;
         if asked || late || !self.may_change(&state) || !rules::is_plain(&state.attributes) {
             return false;
@@ -243,7 +244,7 @@ impl Held {
                 state.since.get_or_insert_with(Instant::now);
             }
         }
-        state.behind.writes == 0 && state.recalled.is_some()
+        state.behind.writes == 0 && state.recalled
     }
 
     /// Answered writes go on without the delegation: its end waits for them no more, and everything else here has to.
@@ -362,7 +363,7 @@ impl Held {
         if state.due().is_none_or(|due| due > now) {
             return None;
         }
-        let asked = state.recalled.is_some() || state.closed || state.clock.1 + LONGEST <= now;
+        let asked = state.recalled || state.closed || state.clock.1 + LONGEST <= now;
         let ends = asked && !state.waits(now);
         if ends {
             state.phase = Phase::Ending;
@@ -403,7 +404,8 @@ impl Held {
 
     /// Asks for the delegation's end, and waits for it.
     pub(crate) fn wait_ended(&self) -> impl Future<Output = ()> + use<> {
-        self.state.lock().recalled.get_or_insert_with(Instant::now);
+        // Whoever asks here waits for answered writes as long as it may: it must not pass them by.
+        self.state.lock().recalled = true;
         let mut progress = self.progress.subscribe();
         async move {
             let _ = progress.wait_for(|progress| progress.ended).await;
@@ -476,7 +478,8 @@ impl Delegations {
             version: 0,
             told_version: 0,
             wanted: 0,
-            recalled: None,
+            recalled: false,
+            asked: None,
             closed: false,
             since: None,
             untold_bytes: 0,
@@ -554,7 +557,9 @@ impl Delegations {
         for inode in inodes {
             match table.files.get(&inode) {
                 Some(held) => {
-                    held.state.lock().recalled.get_or_insert_with(Instant::now);
+                    let mut state = held.state.lock();
+                    state.recalled = true;
+                    state.asked.get_or_insert_with(Instant::now);
                 }
                 None => {
                     table.refused.put(inode, ());
@@ -746,6 +751,20 @@ pub(crate) mod tests {
         assert!(held.begin_behind(100, 100));
         held.detach();
         assert!(!held.begin_behind(200, 100) && recalled(&delegations, &locations).ends);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_this_client_asks_for_waits_longer_than_one_that_the_master_asks_for() {
+        let (delegations, _, locations) = setup();
+        let held = delegations.get(FILE).unwrap();
+        assert!(held.begin_behind(100, 100));
+        let _ended = held.wait_ended();
+        tokio::time::advance(RECALL_WAITS).await;
+        assert!(
+            delegations.reports(&locations).0.iter().all(|report| !report.ends),
+            "a rename would pass the write by"
+        );
+        assert!(held.end_behind(1, 100), "it is waited for");
     }
 
     #[tokio::test(start_paused = true)]
