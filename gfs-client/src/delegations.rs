@@ -647,8 +647,9 @@ impl Delegations {
         let lost = {
             let mut state = held.state.lock();
             state.phase = Phase::Ended;
-            state.behind.lost = true;
-            state.version > state.told_version || state.behind.writes > 0
+            // Told once, however many find out.
+            let first = !std::mem::replace(&mut state.behind.lost, true);
+            first && (state.version > state.told_version || state.behind.writes > 0)
         };
         self.table.lock().forget(held);
         held.progress.send_modify(|progress| progress.ended = true);
@@ -776,6 +777,7 @@ pub(crate) mod tests {
         let told = delegations.reports(&locations).0.remove(0);
         delegations.told(&told, grants.stamp().order);
         assert!(!held.is_lost() && delegations.lose(&held) && held.is_lost());
+        assert!(!delegations.lose(&held), "told twice");
         let (delegations, ..) = setup();
         tokio::time::advance(YOUNG).await;
         assert!(!delegations.get(FILE).unwrap().begin_behind(100, 100));
