@@ -265,7 +265,12 @@ impl OpenFile {
     /// # Errors
     /// Why.
     pub fn take_failure(&self) -> Result<(), ClientError> {
-        self.state().behind.take_failure()
+        let told = self.state().behind.take_failure();
+        if matches!(told, Err(ClientError::SessionLost { .. })) {
+            // The loss of the whole file is told with it.
+            let _ = self.check();
+        }
+        told
     }
 
     /// Lets bytes wait; false when they have to be written now.
