@@ -73,7 +73,7 @@ pub(crate) struct Inner {
     pub(crate) reserve: Reserve<Allocator>,
     pub(crate) data: DataPath,
     pub(crate) files: FileStates,
-    pub(crate) behind: SharedBehind,
+    pub(crate) behind: Arc<SharedBehind>,
     pub(crate) delegations: Arc<Delegations>,
     pub(crate) chunk_size: u64,
     /// How long a session lives without a sign of its client.
@@ -139,7 +139,7 @@ impl Client {
             locations,
             reserve: Reserve::new(Arc::new(allocator)),
             files: FileStates::default(),
-            behind: SharedBehind::default(),
+            behind: Arc::default(),
             delegations: concerned.delegations.clone(),
             chunk_size: welcome.chunk_size,
             lease: Duration::from_millis(welcome.lease_ms.into()),

@@ -6,7 +6,7 @@ use crate::client::Client;
 use crate::delegations::{Delegations, Held, Report};
 use crate::error::ClientError;
 use crate::limit::{CallContext, CallLimit};
-use crate::session::{CREATE_ACCESS, Call};
+use crate::session::Call;
 use gfs_core::ids::InodeId;
 use gfs_core::meta::request::{Credentials, FlushedFile, Refusal, Reply, Request};
 use gfs_proto::convert::reply_from_wire;
@@ -45,12 +45,7 @@ impl Client {
             Ok(refused) => self.conclude_flush(&reports, &refused),
             Err(error) => {
                 tracing::warn!(%error, files = reports.len(), "changes that were not told to the master are lost");
-                for report in &reports {
-                    self.lose(&report.held);
-                    if report.held.is_closed() {
-                        self.inner.session.close_file(report.held.inode().0, CREATE_ACCESS);
-                    }
-                }
+                reports.iter().for_each(|report| self.inner.session.lose(&report.held));
             }
         }
     }
@@ -82,7 +77,7 @@ impl Client {
         self.in_doubt(&ended, &[]);
         let order = self.inner.grants.stamp().order;
         for (at, report) in (0..).zip(reports) {
-            if report.closes {
+            if report.closes && report.held.take_closed() {
                 self.inner.session.closed_file(report.file.inode.0);
             }
             match refused.iter().find(|(refused, _)| *refused == at) {
@@ -92,7 +87,7 @@ impl Client {
                 }
                 Some((_, refusal)) => {
                     tracing::warn!(inode = %report.file.inode, %refusal, "a written file was not taken over");
-                    self.lose(&report.held);
+                    self.inner.session.lose(&report.held);
                 }
                 None => {
                     for used in &report.file.used {
@@ -101,12 +96,6 @@ impl Client {
                     self.inner.delegations.told(report, order);
                 }
             }
-        }
-    }
-
-    fn lose(&self, held: &Arc<Held>) {
-        if self.inner.delegations.lose(held) {
-            self.inner.locks.lose(held.inode());
         }
     }
 

@@ -148,8 +148,7 @@ impl Record<'_> {
     async fn commit_at(&self, used: UsedChunk, landed: u64) -> Result<Attempt<u64>, ClientError> {
         let start = u64::from(used.index) * self.chunk_size() + landed;
         let min_size = Some(start + self.length());
-        let commit =
-            Commit { attach: &[], used: vec![used], min_size, clear_suid: self.clear_suid, space: None, behind: None };
+        let commit = Commit { used: vec![used], min_size, clear_suid: self.clear_suid, ..Commit::default() };
         Ok(at(start, self.file.commit(self.context, commit).await?))
     }
 
@@ -164,14 +163,7 @@ impl Record<'_> {
             if let Err(failure) = self.file.make_empty(self.context, fresh[0].handle).await {
                 return self.file.failed(failure, &fresh);
             }
-            let commit = Commit {
-                attach: &fresh,
-                used: Vec::new(),
-                min_size: None,
-                clear_suid: false,
-                space: None,
-                behind: None,
-            };
+            let commit = Commit { attach: &fresh, ..Commit::default() };
             self.file.commit(self.context, commit).await?;
             return Ok(Attempt::Stale);
         }
@@ -185,14 +177,7 @@ impl Record<'_> {
         }
         let start = u64::from(index) * self.chunk_size() + offset;
         let min_size = Some(start + self.length());
-        let commit = Commit {
-            attach: &fresh,
-            used: Vec::new(),
-            min_size,
-            clear_suid: self.clear_suid,
-            space: None,
-            behind: None,
-        };
+        let commit = Commit { attach: &fresh, min_size, clear_suid: self.clear_suid, ..Commit::default() };
         Ok(at(start, self.file.commit(self.context, commit).await?))
     }
 }

@@ -5,9 +5,10 @@
 //! nothing waits here: nobody else is shown the file before. Nothing is taken when the cluster is nearly full, so that ENOSPC comes with
 //! the write. What fails is told once, by the next write, flush or sync of the file, or by a sync of everything.
 
+use super::write::Manner;
 use super::{FileState, OpenFile};
 use crate::client::Client;
-use crate::delegations::Held;
+use crate::delegations::{Delegations, Held};
 use crate::error::ClientError;
 use crate::limit::{CallContext, CallLimit};
 use bytes::{Bytes, BytesMut};
@@ -79,34 +80,43 @@ impl Default for Shared {
 #[derive(Default)]
 pub(super) struct Behind {
     queue: Mutex<Queue>,
-    /// Quick to read: whether something waits or is on its way.
+    /// Whether something waits or is on its way: a task writes. Changed under the queue's lock, read without it.
     busy: AtomicBool,
     emptied: Notify,
     /// Those who wait for that: nothing more is taken meanwhile.
     waiters: AtomicUsize,
-    /// Quick to read: whether a failure is to be told.
-    failed: AtomicBool,
 }
 
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Piece>,
-    running: bool,
     failed: Option<ClientError>,
 }
 
+/// Bytes that are written as one.
 struct Piece {
     offset: u64,
     data: Bytes,
-    /// How many answered writes it is.
-    writes: u64,
     held: Arc<Held>,
-    permits: Vec<OwnedSemaphorePermit>,
+    /// The answered writes that it is.
+    answered: Vec<Answered>,
 }
 
-impl Piece {
-    fn end(&self) -> u64 {
-        self.offset + self.data.len() as u64
+/// One answered write, until it is carried out or given up: then this is dropped.
+struct Answered {
+    held: Arc<Held>,
+    bytes: u64,
+    shared: Arc<Shared>,
+    delegations: Arc<Delegations>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        self.shared.end();
+        if self.held.end_behind(self.bytes) {
+            self.delegations.work.notify_one();
+        }
     }
 }
 
@@ -129,8 +139,7 @@ impl Queue {
             all.extend_from_slice(&first.data);
             for piece in joined {
                 all.extend_from_slice(&piece.data);
-                first.writes += piece.writes;
-                first.permits.extend(piece.permits);
+                first.answered.extend(piece.answered);
             }
             first.data = all.freeze();
         }
@@ -145,26 +154,19 @@ impl Behind {
 
     /// Whether there is nothing to be written and nothing to be told.
     pub(super) fn is_clean(&self) -> bool {
-        !self.is_busy() && !self.failed.load(Ordering::Acquire)
+        !self.is_busy() && self.queue.lock().failed.is_none()
     }
 
     /// What was lost, once.
     pub(super) fn take_failure(&self) -> Result<(), ClientError> {
-        if !self.failed.swap(false, Ordering::AcqRel) {
-            return Ok(());
-        }
-        match self.queue.lock().failed.take() {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        self.queue.lock().failed.take().map_or(Ok(()), Err)
     }
 
     /// Ends the writing when nothing waits.
     fn end_if_empty(&self) -> bool {
-        let mut queue = self.queue.lock();
+        let queue = self.queue.lock();
         let empty = queue.waiting.is_empty();
         if empty {
-            queue.running = false;
             self.busy.store(false, Ordering::Release);
         }
         empty
@@ -190,7 +192,6 @@ impl Drop for Finish<'_> {
         if std::thread::panicking() {
             let mut queue = self.0.queue.lock();
             queue.waiting.clear();
-            queue.running = false;
             self.0.busy.store(false, Ordering::Release);
         }
         self.0.emptied.notify_waiters();
@@ -226,9 +227,9 @@ impl Shared {
         brisk
     }
 
-    fn end(&self, pieces: u64) {
+    fn end(&self) {
         let mut pace = self.pace.lock();
-        pace.pieces = pace.pieces.saturating_sub(pieces);
+        pace.pieces -= 1;
         pace.last = Some(Instant::now());
     }
 }
@@ -253,7 +254,6 @@ impl OpenFile {
         data: Bytes,
         clear_suid: bool,
     ) -> Result<(), ClientError> {
-        self.take_failure()?;
         if !data.is_empty() && self.end_of(offset, data.len() as u64)? <= SMALL && self.queue(offset, &data)? {
             return Ok(());
         }
@@ -289,13 +289,15 @@ impl OpenFile {
         if busy || queue.failed.is_some() || !inner.behind.begin() {
             return Ok(false);
         }
-        if !held.begin_behind(offset + data.len() as u64, data.len() as u64) {
-            inner.behind.end(1);
+        let bytes = data.len() as u64;
+        if !held.begin_behind(offset + bytes, bytes) {
+            inner.behind.end();
             return Ok(false);
         }
-        queue.waiting.push_back(Piece { offset, data: data.clone(), writes: 1, held, permits: vec![permit] });
-        behind.busy.store(true, Ordering::Release);
-        if !std::mem::replace(&mut queue.running, true) {
+        let (shared, delegations) = (inner.behind.clone(), inner.delegations.clone());
+        let answered = Answered { held: held.clone(), bytes, shared, delegations, _permit: permit };
+        queue.waiting.push_back(Piece { offset, data: data.clone(), held, answered: vec![answered] });
+        if !behind.busy.swap(true, Ordering::AcqRel) {
             let file = self.clone();
             tokio::spawn(async move { file.write_waiting().await });
         }
@@ -312,38 +314,28 @@ impl OpenFile {
             let Some(piece) = behind.queue.lock().take() else { continue };
             let context =
                 CallContext::new(Credentials::default(), CallLimit::within(inner.options.call_limit * PATIENCE));
-            let (length, end) = (piece.data.len() as u64, piece.end());
             let given_up = async {
                 piece.held.wait_detached().await;
                 tokio::time::sleep(LOOSE).await;
             };
+            let manner = Manner { clear_suid: false, behind: Some(&piece.held) };
             let written = tokio::select! {
-                written = self.write_held(&context, piece.offset, piece.data, &piece.held) => written,
+                written = self.write_part(&context, piece.offset, piece.data, manner) => written,
                 () = given_up => Err(ClientError::TimedOut { operation: "write" }),
             };
             if let Err(error) = written {
-                self.lose_waiting(error, end);
-            }
-            inner.behind.end(piece.writes);
-            if piece.held.end_behind(piece.writes, length) {
-                inner.delegations.work.notify_one();
+                self.lose_waiting(error);
             }
         }
         inner.files.tidy(self.inner.inode);
     }
 
     /// What follows a failure would only fail too, or leave a hole where bytes were promised.
-    fn lose_waiting(&self, error: ClientError, end: u64) {
-        let inner = &self.client().inner;
-        tracing::error!(%error, inode = %self.inner.inode, end, "written bytes are lost: the next call on the file tells");
-        let behind = &self.state().behind;
-        let mut queue = behind.queue.lock();
-        for piece in std::mem::take(&mut queue.waiting) {
-            inner.behind.end(piece.writes);
-            piece.held.end_behind(piece.writes, piece.data.len() as u64);
-        }
+    fn lose_waiting(&self, error: ClientError) {
+        tracing::error!(%error, inode = %self.inner.inode, "written bytes are lost: the next call on the file tells");
+        let mut queue = self.state().behind.queue.lock();
+        queue.waiting.clear();
         queue.failed = Some(error);
-        behind.failed.store(true, Ordering::Release);
     }
 }
 
@@ -355,7 +347,7 @@ impl Client {
     pub(crate) async fn drain_all(&self, context: &CallContext) -> Result<(), ClientError> {
         let mut result = Ok(());
         for (inode, state) in self.inner.files.all_behind() {
-            state.drained(context).await?;
+            result = result.and(state.drained(context).await);
             if state.handles.load(Ordering::Acquire) == 0 {
                 result = result.and(state.behind.take_failure());
                 self.inner.files.tidy(inode);
@@ -404,7 +396,12 @@ mod tests {
     use crate::delegations::tests::held;
 
     fn piece(held: &Arc<Held>, offset: u64, length: usize) -> Piece {
-        Piece { offset, data: Bytes::from(vec![1; length]), writes: 1, held: held.clone(), permits: Vec::new() }
+        let (shared, delegations) = (Arc::<Shared>::default(), Arc::default());
+        assert!(shared.begin() && held.begin_behind(offset + length as u64, length as u64));
+        let permit = shared.bytes.clone().try_acquire_owned().unwrap();
+        let answered =
+            vec![Answered { held: held.clone(), bytes: length as u64, shared, delegations, _permit: permit }];
+        Piece { offset, data: Bytes::from(vec![1; length]), held: held.clone(), answered }
     }
 
     #[test]
@@ -414,8 +411,13 @@ mod tests {
         for (offset, length) in [(0, 10), (10, 20), (40, 5), (45, JOINED), (45 + JOINED as u64, 7)] {
             queue.waiting.push_back(piece(&held, offset, length));
         }
-        let taken: Vec<(u64, usize, u64)> =
-            std::iter::from_fn(|| queue.take()).map(|piece| (piece.offset, piece.data.len(), piece.writes)).collect();
+        let pieces: Vec<Piece> = std::iter::from_fn(|| queue.take()).collect();
+        let taken: Vec<(u64, usize, usize)> =
+            pieces.iter().map(|piece| (piece.offset, piece.data.len(), piece.answered.len())).collect();
         assert_eq!(taken, [(0, 30, 2), (40, 5, 1), (45, JOINED, 1), (45 + JOINED as u64, 7, 1)]);
+        let end = 45 + JOINED as u64 + 7;
+        assert_eq!(held.attributes().unwrap().0.size, end, "they are shown until they are carried out");
+        drop(pieces);
+        assert_eq!(held.attributes().unwrap().0.size, 0);
     }
 }

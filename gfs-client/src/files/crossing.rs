@@ -143,8 +143,7 @@ impl Record<'_> {
             used,
             min_size: Some(start + self.length()),
             clear_suid: self.clear_suid,
-            space: None,
-            behind: None,
+            ..Commit::default()
         };
         let committed = self.file.commit(self.context, commit).await?;
         // Stale: somebody has fenced us off and cuts the tail, or has truncated the file, which cut it too.
@@ -208,7 +207,7 @@ impl OpenFile {
             return self.failed::<()>(failure, &[]).map(|_| false);
         }
         let used = vec![UsedChunk { index: tail.0, handle: tail.1, cut: Epoch(0), stored: None }];
-        let commit = Commit { attach: &[empty], used, min_size: None, clear_suid: false, space: None, behind: None };
+        let commit = Commit { attach: &[empty], used, ..Commit::default() };
         Ok(matches!(self.commit(context, commit).await?, Attempt::Done(())))
     }
 

@@ -280,8 +280,8 @@ impl OpenFile {
     }
 
     fn check_writable(&self) -> Result<(), ClientError> {
-        self.check()?;
         self.take_failure()?;
+        self.check()?;
         if self.inner.access == Access::Read { Err(Refusal::NotPermitted.into()) } else { Ok(()) }
     }
 

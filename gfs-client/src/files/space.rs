@@ -90,7 +90,7 @@ impl OpenFile {
         let grows = how == Zeroing::Grow && end > view.attributes.size;
         let (min_size, promised) = (grows.then_some(end), how != Zeroing::Punch);
         let space = Some(v1::Space { from: offset, to: end, promised });
-        self.commit(context, Commit { attach: &[], used, min_size, clear_suid: false, space, behind: None }).await
+        self.commit(context, Commit { used, min_size, space, ..Commit::default() }).await
     }
 
     async fn zero_in(&self, context: &CallContext, handle: ChunkHandle, part: Span) -> Result<(), DataFailure> {
@@ -129,7 +129,7 @@ impl OpenFile {
         }
         let min_size = (!keep_size && end > attributes.size).then_some(end);
         let space = Some(v1::Space { from: offset, to: end, promised: true });
-        let commit = Commit { attach: &[], used: Vec::new(), min_size, clear_suid: false, space, behind: None };
+        let commit = Commit { min_size, space, ..Commit::default() };
         match self.commit(context, commit).await? {
             Attempt::Done(()) => Ok(()),
             Attempt::Stale | Attempt::Full => Err(ClientError::Refused(gfs_core::meta::request::Refusal::Stale)),

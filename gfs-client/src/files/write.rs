@@ -81,10 +81,10 @@ impl Drop for Fresh {
 
 /// How one write is carried out.
 #[derive(Clone, Copy)]
-struct Manner<'a> {
-    clear_suid: bool,
+pub(super) struct Manner<'a> {
+    pub(super) clear_suid: bool,
     /// It was answered before, under this delegation: its times are set, and others wait for it.
-    behind: Option<&'a Held>,
+    pub(super) behind: Option<&'a Held>,
 }
 
 impl OpenFile {
@@ -116,18 +116,8 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Carries out what was answered before, under a delegation.
-    pub(super) async fn write_held(
-        &self,
-        context: &CallContext,
-        offset: u64,
-        data: Bytes,
-        held: &Held,
-    ) -> Result<(), ClientError> {
-        self.write_part(context, offset, data, Manner { clear_suid: false, behind: Some(held) }).await
-    }
-
-    async fn write_part(
+    /// Writes what is not too long to be one.
+    pub(super) async fn write_part(
         &self,
         context: &CallContext,
         offset: u64,
@@ -212,7 +202,7 @@ impl OpenFile {
         // come back when it grows again.
         let min_size = (extends || written.moved || !fresh.is_empty()).then_some(end);
         let (used, behind) = (used.collect(), manner.behind);
-        self.commit(context, Commit { attach: &fresh, used, min_size, clear_suid, space: None, behind }).await
+        self.commit(context, Commit { attach: &fresh, used, min_size, clear_suid, behind, ..Commit::default() }).await
     }
 
     /// What a failure of data means for the whole write.
@@ -320,6 +310,7 @@ pub(super) fn has_privilege(view: &View) -> bool {
 }
 
 /// One `CommitWrite`.
+#[derive(Default)]
 pub(super) struct Commit<'a> {
     pub(super) attach: &'a [Fresh],
     pub(super) used: Vec<UsedChunk>,

@@ -3,7 +3,7 @@
 //! This room performs; what to send and what to fail is decided in `table`.
 
 use super::table::{PROBE_TAG, Step};
-use super::{CREATE_ACCESS, DataOperations, Phase, Shared};
+use super::{DataOperations, Phase, Shared};
 use crate::error::ClientError;
 use crate::grants::{Recall, Recaller, named};
 use gfs_net::control;
@@ -211,13 +211,7 @@ impl Link {
             tracing::warn!(old = before, new = welcome.session, "the session was lost");
             concerned.locks.lose_all();
             for held in concerned.delegations.all() {
-                if concerned.delegations.lose(&held) {
-                    concerned.locks.lose(held.inode());
-                }
-                if held.is_closed() {
-                    // The flush that would have closed it never comes.
-                    self.shared.table.lock().close(held.inode().0, CREATE_ACCESS);
-                }
+                self.shared.lose(&held);
             }
         }
         phase.send_replace(Phase::Ready(welcome));

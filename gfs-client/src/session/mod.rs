@@ -10,7 +10,7 @@ mod window;
 pub(crate) use table::{Arrival, Call};
 pub(crate) use window::ConfirmWindow;
 
-use crate::delegations::Delegations;
+use crate::delegations::{Delegations, Held};
 use crate::error::ClientError;
 use crate::grants::{Grants, Invalidator, Recaller};
 use crate::limit::{CallLimit, WaitsFor};
@@ -70,6 +70,18 @@ struct Shared {
     closing: AtomicBool,
     /// Wakes the driver: the connection broke on this side, or the session is to end.
     wake: Notify,
+}
+
+impl Shared {
+    /// The master will never have what was done to a held file: its next user is told, and what was to close it with the flush is closed apart.
+    fn lose(&self, held: &Arc<Held>) {
+        if self.concerned.delegations.lose(held) {
+            self.concerned.locks.lose(held.inode());
+        }
+        if held.take_closed() {
+            self.table.lock().close(held.inode().0, CREATE_ACCESS);
+        }
+    }
 }
 
 /// Numbers the data mutations of one session for the chunk servers.
@@ -239,6 +251,11 @@ impl Session {
     /// Tells the master that a file handle was closed.
     pub(crate) fn close_file(&self, inode: u64, access: u32) {
         self.shared.table.lock().close(inode, access);
+    }
+
+    /// What was done to a held file is lost.
+    pub(crate) fn lose(&self, held: &Arc<Held>) {
+        self.shared.lose(held);
     }
 
     /// The master was told otherwise that a file is closed which was opened as it was made.

@@ -23,7 +23,7 @@ const NAMES: u64 = 32;
 /// The class of calls that no fault comes upon.
 pub const CALM: &str = "no fault";
 /// The class of calls that more than one fault came upon.
-pub const SEVERAL: &str = "several faults";
+const SEVERAL: &str = "several faults";
 /// Problems that are told in full.
 const TOLD: usize = 20;
 

@@ -1,0 +1,450 @@
+//! One file that this session holds: what was done to it, how far the master knows that, and which answered writes are still to be carried out.
+
+use crate::grants::Grant;
+use crate::locations::{Locations, Window};
+use gfs_core::ids::{ChunkHandle, Epoch, InodeId};
+use gfs_core::meta::delegations as rules;
+use gfs_core::meta::request::{AttributeChanges, Attributes, Credentials, FlushedFile, Timestamp, UsedChunk};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// What was done here is told after so long.
+pub(super) const LATEST: Duration = Duration::from_millis(100);
+/// A delegation is given back after so long. The master relies on its being less than a minute.
+const LONGEST: Duration = Duration::from_secs(20);
+/// An end that the master asks for waits for answered writes at most so long: it ends a session that gives nothing back within a lease.
+pub(super) const RECALL_WAITS: Duration = Duration::from_secs(8);
+/// Writes of older files are not answered early, so that their end has not to wait.
+pub(super) const YOUNG: Duration = Duration::from_secs(15);
+/// Space is counted in blocks of so many bytes.
+const BLOCK: u64 = 4096;
+/// Bytes in chunks that the master does not know of, beyond which it is told at once.
+const MAX_UNTOLD: u64 = 16 << 20;
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Changed here.
+    Held,
+    /// Being given back: nothing changes here any more.
+    Ending,
+    /// The master's again.
+    Ended,
+}
+
+/// How far the master knows a file.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    told: u64,
+    ended: bool,
+    detached: bool,
+}
+
+/// One file.
+pub(crate) struct Held {
+    inode: InodeId,
+    pub(super) name: (InodeId, Vec<u8>),
+    grant: Grant,
+    vouched: Arc<Mutex<Option<Instant>>>,
+    loose: Arc<AtomicU64>,
+    state: Mutex<State>,
+    progress: watch::Sender<Progress>,
+}
+
+struct State {
+    phase: Phase,
+    attributes: Attributes,
+    /// As the master knows them.
+    told: Attributes,
+    chunks: Window,
+    /// Bytes stored in each chunk.
+    stored: BTreeMap<u32, u64>,
+    /// Chunks to attach.
+    fresh: BTreeSet<u32>,
+    /// Chunks of which more or less is stored than was told.
+    counted: BTreeSet<u32>,
+    /// Counts the changes.
+    version: u64,
+    told_version: u64,
+    /// A flush up to here is waited for.
+    wanted: u64,
+    /// It is to be given back.
+    recalled: bool,
+    /// Since when the master asks for that.
+    asked: Option<Instant>,
+    closed: bool,
+    /// When the oldest change was made that the master does not know, or the file was closed.
+    since: Option<Instant>,
+    untold_bytes: u64,
+    in_flight: bool,
+    /// Answered writes that are not carried out, their bytes, and the furthest end of one.
+    behind: Behind,
+    /// The master's clock when it was given, and when that was.
+    clock: (Timestamp, Instant),
+}
+
+/// Writes that were answered and are not carried out.
+#[derive(Clone, Copy, Default)]
+struct Behind {
+    writes: u64,
+    bytes: u64,
+    end: u64,
+    /// They go on without the delegation, whose end waits for them no more.
+    detached: bool,
+    /// The session has lost the file: they must not be carried out.
+    lost: bool,
+}
+
+/// What the master is to be told of one file.
+pub(crate) struct Report {
+    pub(crate) held: Arc<Held>,
+    pub(crate) file: FlushedFile,
+    pub(crate) ends: bool,
+    pub(crate) closes: bool,
+    attributes: Attributes,
+    version: u64,
+}
+
+impl State {
+    fn now(&self) -> Timestamp {
+        let (at, when) = self.clock;
+        // Never behind what was shown.
+        Timestamp(at.0.saturating_add(when.elapsed().as_nanos() as i64)).max(self.attributes.ctime)
+    }
+
+    fn changed(&mut self) {
+        self.version += 1;
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// The attributes as this client has to see them: with what was answered and is not carried out.
+    fn shown(&self) -> Attributes {
+        let mut shown = self.attributes.clone();
+        if self.behind.writes > 0 {
+            shown.size = shown.size.max(self.behind.end);
+            shown.allocated += self.behind.bytes.next_multiple_of(BLOCK);
+        }
+        shown
+    }
+
+    /// Whether the end has to wait for writes that were answered: not for ever, the master relies on it.
+    fn waits(&self, now: Instant) -> bool {
+        let in_time = self.asked.is_none_or(|asked| now < asked + RECALL_WAITS);
+        self.behind.writes > 0 && !self.behind.detached && in_time && now < self.clock.1 + 2 * LONGEST
+    }
+
+    fn due(&self) -> Option<Instant> {
+        if self.in_flight || self.phase == Phase::Ended {
+            return None;
+        }
+        let waits = self.waits(Instant::now());
+        let longest = match self.asked {
+            Some(asked) if waits => (asked + RECALL_WAITS).min(self.clock.1 + 2 * LONGEST),
+            _ if waits => self.clock.1 + 2 * LONGEST,
+            _ => self.clock.1 + LONGEST,
+        };
+        let at_once = (self.recalled && !waits) || self.wanted > self.told_version || self.untold_bytes >= MAX_UNTOLD;
+        if at_once { Some(self.clock.1) } else { Some(self.since.map_or(longest, |since| longest.min(since + LATEST))) }
+    }
+}
+
+impl Held {
+    /// The file that was just made under `name`.
+    pub(super) fn new(
+        made: &Attributes,
+        name: (InodeId, Vec<u8>),
+        grant: Grant,
+        vouched: Arc<Mutex<Option<Instant>>>,
+        loose: Arc<AtomicU64>,
+    ) -> Self {
+        let state = State {
+            phase: Phase::Held,
+            attributes: made.clone(),
+            told: made.clone(),
+            chunks: Window::new(),
+            stored: BTreeMap::new(),
+            fresh: BTreeSet::new(),
+            counted: BTreeSet::new(),
+            version: 0,
+            told_version: 0,
+            wanted: 0,
+            recalled: false,
+            asked: None,
+            closed: false,
+            since: None,
+            untold_bytes: 0,
+            in_flight: false,
+            behind: Behind::default(),
+            clock: (made.ctime, Instant::now()),
+        };
+        let progress = watch::Sender::new(Progress::default());
+        Self { inode: made.inode, name, grant, vouched, loose, state: Mutex::new(state), progress }
+    }
+
+    /// Which file.
+    pub(crate) fn inode(&self) -> InodeId {
+        self.inode
+    }
+
+    fn is_vouched(&self) -> bool {
+        self.vouched.lock().is_none_or(|until| Instant::now() < until)
+    }
+
+    fn knows(&self, state: &State) -> bool {
+        state.phase != Phase::Ended && self.is_vouched()
+    }
+
+    fn may_change(&self, state: &State) -> bool {
+        state.phase == Phase::Held && self.is_vouched()
+    }
+
+    /// The attributes, with the grant that the file was made under.
+    pub(crate) fn attributes(&self) -> Option<(Attributes, Grant)> {
+        let state = self.state.lock();
+        self.knows(&state).then(|| (state.shown(), self.grant.clone()))
+    }
+
+    /// An answered write that ends at `end` is to be carried out later; false when it has to be carried out now. Its times are set.
+    pub(crate) fn begin_behind(&self, end: u64, bytes: u64) -> bool {
+        let mut state = self.state.lock();
+        let asked = state.recalled || state.wanted > state.told_version;
+        let late = state.closed || state.behind.detached || state.clock.1.elapsed() >= YOUNG;
+        if asked || late || !self.may_change(&state) || !rules::is_plain(&state.attributes) {
+            return false;
+        }
+        state.behind.writes += 1;
+        state.behind.bytes += bytes;
+        state.behind.end = state.behind.end.max(end);
+        let now = state.now();
+        rules::write(&mut state.attributes, None, now);
+        state.changed();
+        true
+    }
+
+    /// One of them is carried out, or was given up. Whether somebody waits for that.
+    pub(crate) fn end_behind(&self, bytes: u64) -> bool {
+        let mut state = self.state.lock();
+        state.behind.bytes -= bytes;
+        state.behind.writes -= 1;
+        if state.behind.writes == 0 {
+            state.behind.end = 0;
+            if state.closed {
+                state.since.get_or_insert_with(Instant::now);
+            }
+        }
+        state.behind.writes == 0 && state.recalled
+    }
+
+    /// Answered writes go on without the delegation: its end waits for them no more, and everything else here has to.
+    pub(crate) fn detach(&self) {
+        self.detach_in(&mut self.state.lock());
+    }
+
+    fn detach_in(&self, state: &mut State) {
+        if !std::mem::replace(&mut state.behind.detached, true) && state.behind.writes > 0 {
+            self.loose.fetch_add(1, Ordering::SeqCst);
+            self.progress.send_modify(|progress| progress.detached = true);
+        }
+    }
+
+    /// Returns when answered writes go on without the delegation.
+    pub(crate) fn wait_detached(&self) -> impl Future<Output = ()> + use<> {
+        let mut progress = self.progress.subscribe();
+        async move {
+            if progress.wait_for(|progress| progress.detached).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Whether the session has lost the file, so that nothing that was answered may be carried out any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.state.lock().behind.lost
+    }
+
+    /// Whether it was closed and the master is yet to be told: true once, for the one who tells.
+    pub(crate) fn take_closed(&self) -> bool {
+        std::mem::take(&mut self.state.lock().closed)
+    }
+
+    /// The attributes as they are carried out, and the chunks `first ..= last`.
+    pub(crate) fn layout(&self, first: u32, last: u32) -> Option<(Attributes, Window)> {
+        let state = self.state.lock();
+        let chunks = || state.chunks.range(first..=last).map(|(index, handle)| (*index, *handle)).collect();
+        self.knows(&state).then(|| (state.attributes.clone(), chunks()))
+    }
+
+    /// Changes attributes; `None` when that is the master's to do.
+    pub(crate) fn change(&self, who: &Credentials, changes: &AttributeChanges) -> Option<(Attributes, Grant)> {
+        let mut state = self.state.lock();
+        let now = state.now();
+        if !self.may_change(&state) || !rules::change(&mut state.attributes, who, changes, now) {
+            return None;
+        }
+        state.changed();
+        Some((state.shown(), self.grant.clone()))
+    }
+
+    /// Sets the access time as a read does; `None` when that is the master's to do.
+    pub(crate) fn touch_access(&self) -> Option<(Attributes, Grant)> {
+        let mut state = self.state.lock();
+        if !self.may_change(&state) {
+            return None;
+        }
+        state.attributes.atime = state.now().max(state.attributes.atime);
+        state.changed();
+        Some((state.shown(), self.grant.clone()))
+    }
+
+    /// Makes a finished write part of the file, with new times if `timed`; false when that is the master's to do.
+    pub(crate) fn write(
+        &self,
+        attach: &[(u32, ChunkHandle)],
+        used: impl Iterator<Item = (u32, ChunkHandle)>,
+        min_size: Option<u64>,
+        timed: bool,
+        locations: &Locations,
+    ) -> bool {
+        let mut state = self.state.lock();
+        let taken = |(index, handle): &(u32, ChunkHandle)| state.chunks.get(index).is_some_and(|had| had != handle);
+        if !self.may_change(&state) || !rules::is_plain(&state.attributes) || attach.iter().any(taken) {
+            return false;
+        }
+        for (index, handle) in attach {
+            if state.chunks.insert(*index, *handle).is_none() {
+                state.fresh.insert(*index);
+            }
+        }
+        for (index, handle) in used.chain(attach.iter().copied()) {
+            let stored = locations.count(handle).map_or(0, |stored| stored.bytes());
+            let before = state.stored.insert(index, stored).unwrap_or(0);
+            if before != stored {
+                state.counted.insert(index);
+                state.attributes.allocated = (state.attributes.allocated + stored).saturating_sub(before);
+                if state.fresh.contains(&index) {
+                    state.untold_bytes += stored.saturating_sub(before);
+                }
+            }
+        }
+        if timed {
+            let now = state.now();
+            rules::write(&mut state.attributes, min_size, now);
+        } else {
+            state.attributes.size = state.attributes.size.max(min_size.unwrap_or(0));
+        }
+        state.changed();
+        true
+    }
+
+    /// The file was closed: true when its hold goes with the delegation, false when the master is to be told apart.
+    pub(crate) fn close(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Held {
+            state.closed = true;
+            state.since.get_or_insert_with(Instant::now);
+        }
+        state.closed
+    }
+
+    pub(super) fn report(self: &Arc<Self>, locations: &Locations, now: Instant) -> Option<Report> {
+        let mut state = self.state.lock();
+        if state.due().is_none_or(|due| due > now) {
+            return None;
+        }
+        let asked = state.recalled || state.closed || state.clock.1 + LONGEST <= now;
+        let ends = asked && !state.waits(now);
+        if ends {
+            state.phase = Phase::Ending;
+            self.detach_in(&mut state);
+        }
+        state.in_flight = true;
+        state.since = None;
+        state.untold_bytes = 0;
+        let mut file = FlushedFile { inode: self.inode, ..FlushedFile::default() };
+        if state.version > state.told_version {
+            let fresh = std::mem::take(&mut state.fresh);
+            let counted = std::mem::take(&mut state.counted);
+            let chunk = |index: &u32| Some((*index, *state.chunks.get(index)?));
+            file.attach = fresh.iter().filter_map(chunk).collect();
+            let told = counted.union(&fresh).filter_map(chunk);
+            file.used = told
+                .map(|(index, handle)| UsedChunk { index, handle, cut: Epoch(0), stored: locations.count(handle) })
+                .collect();
+            file.min_size = (state.attributes.size > state.told.size).then_some(state.attributes.size);
+            file.changes = rules::difference(&state.told, &state.attributes);
+        }
+        let (attributes, version) = (state.attributes.clone(), state.version);
+        Some(Report { held: self.clone(), file, ends, closes: ends && state.closed, attributes, version })
+    }
+
+    /// When the master is to be told something of it.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.state.lock().due()
+    }
+
+    /// The master wants it back.
+    pub(super) fn recall(&self) {
+        let mut state = self.state.lock();
+        state.recalled = true;
+        state.asked.get_or_insert_with(Instant::now);
+    }
+
+    /// The master has what a report told.
+    pub(super) fn told(&self, report: &Report) {
+        let mut state = self.state.lock();
+        state.in_flight = false;
+        state.told = report.attributes.clone();
+        state.told_version = report.version;
+    }
+
+    /// Lets those know who wait for what a report told.
+    pub(super) fn tell_told(&self, report: &Report) {
+        self.progress.send_modify(|progress| progress.told = report.version);
+    }
+
+    /// It is the master's again; with the attributes that it ends with.
+    pub(super) fn end(&self) -> Attributes {
+        let mut state = self.state.lock();
+        state.phase = Phase::Ended;
+        state.attributes.clone()
+    }
+
+    /// The master will never have what was done; answers whether anything was, once however many find out.
+    pub(super) fn lose(&self) -> bool {
+        let mut state = self.state.lock();
+        state.phase = Phase::Ended;
+        let first = !std::mem::replace(&mut state.behind.lost, true);
+        first && (state.version > state.told_version || state.behind.writes > 0)
+    }
+
+    /// Lets those know who wait for its end.
+    pub(super) fn tell_ended(&self) {
+        self.progress.send_modify(|progress| progress.ended = true);
+    }
+
+    /// Waits until the master knows everything that was done so far.
+    pub(crate) fn wait_told(&self) -> impl Future<Output = ()> + use<> {
+        let wanted = {
+            let mut state = self.state.lock();
+            state.wanted = state.version;
+            state.wanted
+        };
+        let mut progress = self.progress.subscribe();
+        async move {
+            let _ = progress.wait_for(|progress| progress.told >= wanted || progress.ended).await;
+        }
+    }
+
+    /// Asks for the delegation's end, and waits for it.
+    pub(crate) fn wait_ended(&self) -> impl Future<Output = ()> + use<> {
+        // Whoever asks here waits for answered writes as long as it may: it must not pass them by.
+        self.state.lock().recalled = true;
+        let mut progress = self.progress.subscribe();
+        async move {
+            let _ = progress.wait_for(|progress| progress.ended).await;
+        }
+    }
+}

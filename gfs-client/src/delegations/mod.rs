@@ -1,0 +1,254 @@
+//! Files that this session may change by itself and tell the master of later: those that it has made and holds a write delegation of.
+//!
+//! This room keeps them and decides what may be done to them here; the rules are the core's. It never sends anything: `flusher` does. The
+//! attributes kept here are the file's true ones until the delegation has ended; answers that were asked for before that are shown
+//! with them too, however late they arrive.
+
+mod held;
+
+pub(crate) use held::{Held, Report};
+
+use crate::grants::{Grant, Stamp};
+use crate::locations::Locations;
+use gfs_core::ids::InodeId;
+use gfs_core::meta::request::{Answer, Attributes, FileType};
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Files of one flush.
+pub(crate) const AT_ONCE: usize = 256;
+/// Ended delegations that late answers are still checked against.
+const MAX_ENDED: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
+/// Recalls of what this session does not hold, which may be on its way.
+const MAX_REFUSED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+/// All of a session's delegations.
+pub(crate) struct Delegations {
+    table: Mutex<Table>,
+    /// Rings when something is to be flushed at once, or a first thing later.
+    pub(crate) work: Notify,
+    /// Until when the session surely lives.
+    vouched: Arc<Mutex<Option<Instant>>>,
+    /// How many times answered writes had to go on without their delegation, and up to which of them everything is carried out.
+    loose: Arc<AtomicU64>,
+    tight: AtomicU64,
+}
+
+struct Table {
+    files: HashMap<InodeId, Arc<Held>>,
+    /// The names under which the files were made.
+    names: HashMap<(InodeId, Vec<u8>), InodeId>,
+    /// How delegations ended, and the order of marks then.
+    ended: LruCache<InodeId, (Attributes, u64)>,
+    /// Asked back before this session knew of them.
+    refused: LruCache<InodeId, ()>,
+    /// Those of them that the master has not been told of.
+    unknown: BTreeSet<InodeId>,
+    /// Counts what was said of them at the beginning of a connection.
+    claims: u64,
+}
+
+impl Table {
+    fn forget(&mut self, held: &Held) {
+        self.files.remove(&held.inode());
+        if self.names.get(&held.name) == Some(&held.inode()) {
+            self.names.remove(&held.name);
+        }
+    }
+}
+
+impl Default for Delegations {
+    fn default() -> Self {
+        Self {
+            table: Mutex::new(Table {
+                files: HashMap::new(),
+                names: HashMap::new(),
+                ended: LruCache::new(MAX_ENDED),
+                refused: LruCache::new(MAX_REFUSED),
+                unknown: BTreeSet::new(),
+                claims: 0,
+            }),
+            work: Notify::new(),
+            vouched: Arc::default(),
+            loose: Arc::default(),
+            tight: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Delegations {
+    /// The master has answered something that was sent so long before `until` as the session lives without a word. After that it may have
+    /// given the files to others, and nothing is done or shown here by what was known.
+    pub(crate) fn vouch(&self, until: Instant) {
+        let mut vouched = self.vouched.lock();
+        *vouched = (*vouched).max(Some(until));
+    }
+
+    /// To be remembered while a file is being made, and said with what the master gave.
+    pub(crate) fn claims(&self) -> u64 {
+        self.table.lock().claims
+    }
+
+    /// The master gave the file that was just made under `name`. It is not taken when it was asked back already, or when what this session
+    /// holds was said meanwhile, without it.
+    pub(crate) fn given(&self, made: &Attributes, name: (InodeId, Vec<u8>), grant: Grant, claims: u64) {
+        let inode = made.inode;
+        let mut table = self.table.lock();
+        if table.refused.contains(&inode) {
+            return;
+        }
+        if table.claims != claims {
+            table.refused.put(inode, ());
+            table.unknown.insert(inode);
+            return self.work.notify_one();
+        }
+        table.names.insert(name.clone(), inode);
+        let first = table.files.is_empty();
+        let held = Held::new(made, name, grant, self.vouched.clone(), self.loose.clone());
+        table.files.insert(inode, Arc::new(held));
+        if first {
+            self.work.notify_one();
+        }
+    }
+
+    /// The file, if this session holds it.
+    pub(crate) fn get(&self, inode: InodeId) -> Option<Arc<Held>> {
+        self.table.lock().files.get(&inode).cloned()
+    }
+
+    /// Those of these files and names that this session holds.
+    pub(crate) fn among(&self, inodes: &[InodeId], names: &[(InodeId, Vec<u8>)]) -> Vec<Arc<Held>> {
+        let table = self.table.lock();
+        if table.files.is_empty() {
+            return Vec::new();
+        }
+        let named = names.iter().filter_map(|name| table.names.get(name));
+        inodes.iter().chain(named).filter_map(|inode| table.files.get(inode).cloned()).collect()
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Arc<Held>> {
+        self.table.lock().files.values().cloned().collect()
+    }
+
+    /// The inodes of all of them, to say at the beginning of a connection.
+    pub(crate) fn claim(&self) -> BTreeSet<u64> {
+        let mut table = self.table.lock();
+        table.claims += 1;
+        table.files.keys().map(|inode| inode.0).collect()
+    }
+
+    /// The number of the last time that answered writes had to go on without their delegation, unless all are carried out.
+    pub(crate) fn loose(&self) -> Option<u64> {
+        let loose = self.loose.load(Ordering::SeqCst);
+        (loose > self.tight.load(Ordering::SeqCst)).then_some(loose)
+    }
+
+    /// Those up to here are carried out.
+    pub(crate) fn tightened(&self, upto: u64) {
+        self.tight.fetch_max(upto, Ordering::SeqCst);
+    }
+
+    /// Whether there is nothing to look after.
+    pub(crate) fn is_idle(&self) -> bool {
+        let table = self.table.lock();
+        table.files.is_empty() && table.unknown.is_empty()
+    }
+
+    /// The master wants files back.
+    pub(crate) fn recall(&self, inodes: impl Iterator<Item = InodeId>) {
+        let mut table = self.table.lock();
+        for inode in inodes {
+            match table.files.get(&inode) {
+                Some(held) => held.recall(),
+                None => {
+                    table.refused.put(inode, ());
+                    if table.unknown.len() < MAX_REFUSED.get() {
+                        table.unknown.insert(inode);
+                    }
+                }
+            }
+        }
+        drop(table);
+        self.work.notify_one();
+    }
+
+    /// Shows the files in an answer to a question of this moment as they are here.
+    pub(crate) fn show(&self, answer: &mut Answer, stamp: Stamp) {
+        let mut table = self.table.lock();
+        if table.files.is_empty() && table.ended.is_empty() {
+            return;
+        }
+        let mut show = |attributes: &mut Attributes| {
+            if attributes.file_type != FileType::File {
+                return;
+            }
+            let inode = attributes.inode;
+            let held = table.files.get(&inode).and_then(|held| held.attributes()).map(|(known, _)| known);
+            let late =
+                || table.ended.get(&inode).filter(|(_, order)| stamp.order < *order).map(|(known, _)| known.clone());
+            if let Some(known) = held.or_else(late) {
+                // Links are counted by the master alone.
+                *attributes = Attributes { links: attributes.links, ..known };
+            }
+        };
+        match answer {
+            Answer::Attributes(attributes) | Answer::Layout { attributes, .. } => show(attributes),
+            Answer::Directory { entries, .. } => entries.iter_mut().for_each(|entry| show(&mut entry.attributes)),
+            Answer::Target(_) | Answer::Value(_) | Answer::Names(_) | Answer::Lock(_) | Answer::Refused(_) => (),
+        }
+    }
+
+    /// When the next flush is due.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let table = self.table.lock();
+        if !table.unknown.is_empty() {
+            return Some(Instant::now());
+        }
+        table.files.values().filter_map(|held| held.due()).min()
+    }
+
+    /// What is to be told now: at most `AT_ONCE` files; and inodes that are asked back and not held.
+    pub(crate) fn reports(&self, locations: &Locations) -> (Vec<Report>, BTreeSet<InodeId>) {
+        let now = Instant::now();
+        let (held, unknown) = {
+            let mut table = self.table.lock();
+            (table.files.values().cloned().collect::<Vec<_>>(), std::mem::take(&mut table.unknown))
+        };
+        (held.iter().filter_map(|held| held.report(locations, now)).take(AT_ONCE).collect(), unknown)
+    }
+
+    /// The master has what a report told; `order` is the order of marks now.
+    pub(crate) fn told(&self, report: &Report, order: u64) {
+        report.held.told(report);
+        if report.ends {
+            self.end(&report.held, order);
+        }
+        report.held.tell_told(report);
+    }
+
+    fn end(&self, held: &Arc<Held>, order: u64) {
+        let mut table = self.table.lock();
+        table.ended.put(held.inode(), (held.end(), order));
+        table.forget(held);
+        drop(table);
+        held.tell_ended();
+    }
+
+    /// The master will never have this: answers whether anything was lost, once.
+    pub(crate) fn lose(&self, held: &Arc<Held>) -> bool {
+        let lost = held.lose();
+        self.table.lock().forget(held);
+        held.tell_ended();
+        lost
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
