@@ -3,8 +3,11 @@
 
 use gfs_core::ids::OperationId;
 use gfs_core::meta::request::{ClientCommand, Credentials, NodeKind, Query, Request};
+use gfs_log::LogError;
 use gfs_master::config::MasterConfig;
-use gfs_master::server::Server;
+use gfs_master::consensus::log_store::LogStoreError;
+use gfs_master::consensus::raft::StartError;
+use gfs_master::server::{Server, ServerError};
 use gfs_proto::v1::{self, client_message::Body as In, server_message::Body as Out};
 use gfs_proto::{PROTOCOL, convert};
 use std::path::Path;
@@ -30,11 +33,11 @@ pub fn config(dir: &Path) -> MasterConfig {
     }
 }
 
-/// Starts a master, once the one before has let go of its log: tasks of its last calls may hold it a moment longer than `stop`.
+/// Starts a master, once the one before has let go of its log: the tasks of its raft do so a moment after the shutdown.
 pub async fn start(dir: &Path) -> Server {
     let config = config(dir);
     until("the start of a master", async || match Server::start(&config).await {
-        Err(error) if format!("{error:?}").contains("Locked") => None,
+        Err(ServerError::Start(StartError::Log(LogStoreError::Log(LogError::Locked { .. })))) => None,
         started => Some(started.unwrap()),
     })
     .await
