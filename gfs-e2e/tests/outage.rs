@@ -51,6 +51,7 @@ fn flock(path: &Path, and_then: &str) -> Running {
 
 fn why(cluster: &Cluster, what: &str) -> String {
     let output = cluster.gfs(&["why", what]);
+    print!("{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -58,9 +59,9 @@ fn waits_for(cluster: &Cluster, process: &Running, what: &str) {
     let mut said = String::new();
     wait_until(&format!("the process is said to wait for {what}"), WHILE, || {
         said = why(cluster, &process.pid());
+        println!("{said}");
         said.contains(what)
     });
-    println!("{said}");
 }
 
 /// Longer than the lease of a chunk server (1.6 s) and the one of a session (10 s).
@@ -118,4 +119,25 @@ fn who_waits_for_a_lock_or_a_chunk_server_is_told_so() {
     let missing = cluster.gfs(&["why", "4194303"]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("no process 4194303 here"));
+}
+
+#[test]
+fn a_stopped_and_a_dead_mount_do_not_hide_what_another_says() {
+    let mut cluster = Cluster::start(Options::default());
+    let (silent, live) = (cluster.mount(), cluster.mount_again());
+    std::fs::write(live.join("f"), "x").unwrap();
+    let mut holder = flock(&live.join("f"), "time.sleep(600)");
+    holder.says("held");
+    let mut waiter = flock(&live.join("f"), "");
+    for signal in [Signal::STOP, Signal::KILL] {
+        cluster.signal("mount-1", signal);
+        waits_for(&cluster, &waiter, "a file lock");
+        wait_until("the other mount is named", WHILE, || {
+            let told = cluster.gfs(&["why", "0"]);
+            let named = format!("{}: the mount does not answer", silent.display());
+            String::from_utf8_lossy(&told.stderr).contains(&named)
+        });
+    }
+    drop(holder);
+    waiter.ends_well();
 }

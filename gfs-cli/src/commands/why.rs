@@ -2,12 +2,14 @@
 
 use crate::remote::Remote;
 use crate::{human, mounts, output};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use gfs_core::ids::{ServerId, SessionId};
 use gfs_core::meta::request::{ChunkLocation, FileType, Lock, LockFamily, LockMode, LockOwner, LockRange};
 use gfs_proto::v1::StatusAnswer;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
 
 /// Answered by a mount from memory (`gfs-fuse/src/fs/blocked.rs`).
 const ATTRIBUTE: &str = "system.gfs.calls";
@@ -42,16 +44,55 @@ pub fn process(args: &Args) -> Result<()> {
     if mounts.is_empty() {
         bail!("no gfs is mounted on this machine");
     }
-    let mut lines = Vec::new();
-    for mount in &mounts {
-        let text = calls_of(mount).with_context(|| format!("{}: the mount does not answer", mount.display()))?;
-        lines.extend(told(&text, mount, threads.as_ref()));
+    let answers = mounts.into_iter().map(Asked::start).collect::<Vec<_>>().into_iter().map(Asked::answer);
+    let (answered, silent): (Vec<_>, Vec<_>) = answers.partition(|(_, text)| text.is_ok());
+    let lines: Vec<String> = answered
+        .iter()
+        .flat_map(|(mount, text)| told(text.as_deref().unwrap_or_default(), mount, threads.as_ref()))
+        .collect();
+    // A dead mount says nothing of the others; who waits for it has to be told, too.
+    for (mount, text) in &silent {
+        let why = text.as_ref().err().map_or_else(String::new, ToString::to_string);
+        eprintln!(
+            "gfs: {0}: the mount does not answer ({why}): take it away with `gfs umount --lazy {0}`",
+            mount.display()
+        );
     }
-    if lines.is_empty() {
-        let who = if pid == 0 { "no process waits".to_owned() } else { format!("process {pid} waits for nothing") };
-        return output::line(format!("{who} in gfs"));
+    if !lines.is_empty() {
+        return output::line(lines.join("\n"));
     }
-    output::line(lines.join("\n"))
+    if answered.is_empty() {
+        bail!("no mount of this machine answers");
+    }
+    let who = if pid == 0 { "no process waits".to_owned() } else { format!("process {pid} waits for nothing") };
+    let of = if silent.is_empty() { "" } else { " of the mounts that answer" };
+    output::line(format!("{who} in gfs{of}"))
+}
+
+/// How long a mount may take: it answers from memory.
+const ANSWERS: Duration = Duration::from_secs(3);
+
+/// A mount that was asked for its calls, on a thread that a hung one may keep.
+struct Asked {
+    mount: PathBuf,
+    answer: Receiver<Result<String>>,
+    until: Instant,
+}
+
+impl Asked {
+    fn start(mount: PathBuf) -> Self {
+        let (tell, answer) = mpsc::sync_channel(1);
+        let of = mount.clone();
+        std::thread::spawn(move || tell.send(calls_of(&of)));
+        Self { mount, answer, until: Instant::now() + ANSWERS }
+    }
+
+    fn answer(self) -> (PathBuf, Result<String>) {
+        let left = self.until.saturating_duration_since(Instant::now());
+        let answer =
+            self.answer.recv_timeout(left).unwrap_or_else(|_| Err(anyhow!("nothing within {} s", ANSWERS.as_secs())));
+        (self.mount, answer)
+    }
 }
 
 fn threads(pid: u32) -> Result<BTreeSet<u32>> {
