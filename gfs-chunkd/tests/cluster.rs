@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{CHUNK, Chunkd, Cluster, eventually, pattern};
+use common::{CHUNK, Chunkd, Cluster, SESSION, eventually, pattern};
 use gfs_net::crc32c;
 use gfs_proto::v1::{self, data_reply::Status, data_request::Op};
 use std::time::Duration;
@@ -176,6 +176,43 @@ async fn without_a_lease_nothing_is_served() {
     }
     cluster.master.set_silent(false);
     assert_eq!(cluster.read(1, H, 0, 5).await, b"alone"[..]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_does_not_wait_for_a_member_that_is_stopped() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.master.allocate(H, &[1, 2, 3]);
+    cluster.write(H, 0, b"to be flushed").await;
+    cluster.signal(3, rustix::process::Signal::STOP);
+    // Nothing else is sent to it.
+    let answer = cluster.ask(1, common::sync(H, 1), bytes::Bytes::new());
+    let master = cluster.master.clone();
+    let left_out = eventually("the stopped member is left out", || !master.configuration(H).members.contains(&3));
+    tokio::join!(answer, left_out);
+    cluster.sync(H).await;
+    cluster.signal(3, rustix::process::Signal::CONT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_over_changes_nothing_and_hears_of_what_it_did() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.master.allocate(H, &[1]);
+    cluster.write(H, 0, b"before").await;
+    let done = cluster.operation;
+    let fences = v1::Fences { version: 7, next: SESSION + 2, live: vec![SESSION + 1] };
+    cluster.master.order(1, v1::MasterOrder { fences: Some(fences), ..v1::MasterOrder::default() });
+    let master = cluster.master.clone();
+    eventually("the fences are taken", || master.fences(1) == 7).await;
+    let write = |data: &[u8]| Op::Write(v1::Write { offset: 0, crc: crc32c(data) });
+    let late = cluster.mutate_as(H, done + 1, write(b"after!"), b"after!").await;
+    assert_eq!(late.status(), Status::Fenced);
+    let repeated = cluster.mutate_as(H, done, write(b"before"), b"before").await;
+    assert_eq!(repeated.status(), Status::Ok);
+    assert_eq!(cluster.read(1, H, 0, 6).await, b"before"[..]);
+    for other in [SESSION + 1, SESSION + 2] {
+        let reply = cluster.mutate_in(other, H, 1, write(b"others"), b"others").await;
+        assert_eq!(reply.status(), Status::Ok, "session {other}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

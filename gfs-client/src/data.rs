@@ -93,6 +93,26 @@ impl Peer {
     }
 }
 
+/// In whose name a chunk is changed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Behalf {
+    /// Of a call that waits: when the session ends before the change was ordered, it happens in the next session.
+    Call,
+    /// Of a write that was answered in this session: in no other, where somebody else may have written since.
+    Session(u64),
+}
+
+impl Behalf {
+    /// The number of a mutation, in the session of this moment.
+    fn operation(self, session: &Session) -> Result<DataOperation, ClientError> {
+        let operation = session.data_operation();
+        match self {
+            Self::Session(wanted) if wanted != operation.session() => Err(ClientError::SessionLost { inode: None }),
+            Self::Session(_) | Self::Call => Ok(operation),
+        }
+    }
+}
+
 /// The way to the chunk servers.
 pub(crate) struct DataPath {
     pub(crate) pool: DataPool,
@@ -391,15 +411,17 @@ impl DataPath {
 
     // --- changing
 
-    /// Carries a mutation to the chunk's primary, once. `NO_ROOM` is an answer, as `OK` is.
+    /// Carries a mutation to the chunk's primary, once; without a `behalf`, what may happen more than once. `NO_ROOM` is an answer, as
+    /// `OK` is.
     pub(crate) async fn change(
         &self,
         piece: Piece,
         op: Op,
         payload: Bytes,
-        operation: Option<&DataOperation>,
+        behalf: Option<Behalf>,
         limit: &CallLimit,
     ) -> Result<Changed, DataFailure> {
+        let mut operation = behalf.map(|behalf| behalf.operation(&self.session)).transpose()?;
         let (mut backoff, mut per_try, mut first_epoch) = (Backoff::new(), WRITE_TRY.0, piece.epoch);
         loop {
             let configuration = self.configuration(piece.handle, limit).await?;
@@ -412,7 +434,7 @@ impl DataPath {
             };
             let deadline = limit.within_limit(per_try);
             let mut request = self.request(piece, epoch.0, deadline, op.clone());
-            if let Some(operation) = operation {
+            if let Some(operation) = &operation {
                 request.session = operation.session();
                 request.operation = operation.operation;
                 request.confirmed = operation.confirmed();
@@ -431,6 +453,11 @@ impl DataPath {
                 Next::NoSpace => return Err(DataFailure::NoSpace),
                 Next::Final(error) => return Err(error.into()),
                 Next::Again { hint_ms } => backoff.pause(limit, hint_ms).await?,
+                Next::Fenced => {
+                    limit.failed(|| "the session is over".into());
+                    backoff.pause(limit, 0).await?;
+                    operation = behalf.map(|behalf| behalf.operation(&self.session)).transpose()?;
+                }
                 Next::Stale(known, servers) => {
                     self.locations.learn_servers(servers);
                     if !known.is_some_and(|known| self.locations.learn(piece.handle, known)) {
@@ -462,7 +489,11 @@ enum Round {
 enum Next {
     Done(DataReply),
     NoSpace,
-    Again { hint_ms: u32 },
+    Again {
+        hint_ms: u32,
+    },
+    /// The session is over, and this was not and will not be done in it.
+    Fenced,
     Stale(Option<Configuration>, Vec<gfs_core::meta::request::ServerAddress>),
     Suspect(String),
     Final(ClientError),
@@ -482,6 +513,7 @@ fn change_verdict(answer: Result<(DataReply, Bytes), NetError>) -> Next {
     match reply.status() {
         Status::Ok | Status::NoRoom => Next::Done(reply),
         Status::NoSpace => Next::NoSpace,
+        Status::Fenced => Next::Fenced,
         Status::StaleEpoch | Status::NotPrimary | Status::NotMember | Status::NoChunk => {
             let servers = servers_from_wire(std::mem::take(&mut reply.servers)).unwrap_or_default();
             Next::Stale(known_configuration(&mut reply), servers)
@@ -525,7 +557,8 @@ fn read_verdict(
         | Status::NoRoom
         | Status::TimedOut
         | Status::OutOfOrder
-        | Status::BadCrc => Verdict::Other { reason: format!("{status:?}").into(), damaged: false },
+        | Status::BadCrc
+        | Status::Fenced => Verdict::Other { reason: format!("{status:?}").into(), damaged: false },
     }
 }
 

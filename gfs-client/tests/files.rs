@@ -566,3 +566,36 @@ async fn what_was_answered_early_and_failed_is_told_once() {
     cluster.chunks.forgive();
     client.sync_all(&call()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_write_under_way_when_its_session_ends_happens_in_the_next_one() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let client = cluster.client().await;
+    let file = create(&client, b"f").await;
+    file.write(&call(), 0, pattern(0, 5000), false).await.unwrap();
+    let old = client.session();
+    cluster.master.expire(old);
+    file.write(&call(), 100, pattern(7, 50), false).await.unwrap();
+    assert_ne!(client.session(), old);
+    assert_eq!(file.read(&call(), 100, 50).await.unwrap(), pattern(7, 50));
+}
+
+#[tokio::test]
+async fn what_was_answered_early_is_not_written_after_its_session() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let (client, other) = (cluster.client().await, cluster.client().await);
+    let file = held(&cluster, &client, "f").await;
+    // On its way when the session ends: it is sent again after that.
+    let before = cluster.chunks.count("write");
+    cluster.chunks.fail(None, "write", Fault::Silent);
+    until("the first try", || cluster.chunks.is_obeyed()).await;
+    let old = client.session();
+    cluster.master.expire(old);
+    until("a new session", || client.session() != old).await;
+    assert!(matches!(file.sync(&call(), false).await, Err(ClientError::SessionLost { .. })));
+    assert_eq!(cluster.chunks.count("write"), before, "written after its session");
+    let again = open(&other, &file).await;
+    again.write(&call(), 0, "another's".into(), false).await.unwrap();
+    file.write(&call(), 9, " and its own".into(), false).await.unwrap();
+    assert_eq!(again.read(&call(), 0, 100).await.unwrap(), "another's and its own");
+}

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use gfs_core::ids::{ChunkHandle, InodeId, ServerId};
+use gfs_core::ids::{ChunkHandle, InodeId, ServerId, SessionId};
 use gfs_core::meta::request::{AttributeChanges, Request};
 use gfs_master::server::Server;
 use gfs_proto::v1::{self, client_message::Body as In};
@@ -345,5 +345,29 @@ async fn the_status_tells_servers_and_sessions() {
     assert_eq!(unknown.code(), tonic::Code::NotFound);
     let refused = admin.remove_server(v1::RemoveServerRequest { server: 1 }).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_ends_when_every_chunk_server_refuses_its_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let mut chunkd = Chunkd::join(&server, 1, 1).await;
+    let (mut ends, stays) = (Client::open(&server, 1).await, Client::open(&server, 2).await);
+    let goodbye = ends.send(In::Goodbye(v1::Goodbye {})).await;
+    let before = chunkd.fences.version;
+    while chunkd.fences.version == before {
+        within("fences", chunkd.next_order()).await.expect("the stream ended");
+    }
+    assert!(chunkd.fences.live.contains(&stays.session) && chunkd.fences.next > ends.session.max(stays.session));
+    assert!(!chunkd.fences.live.contains(&ends.session));
+    let is_open = || server.leader.machine.state().sessions().contains(SessionId(ends.session));
+    assert!(is_open(), "ended before the chunk server has said that it refuses");
+    chunkd.beat(Vec::new()).await;
+    assert_eq!(reply(ends.receive(goodbye).await).refusal, 0);
+    assert!(!server.leader.machine.state().sessions().contains(SessionId(ends.session)));
+    // The next process on that server hears of it with its lease.
+    let next = Chunkd::join(&server, 2, 1).await;
+    assert!(!next.fences.live.contains(&ends.session) && next.fences.next > ends.session);
     server.stop().await;
 }

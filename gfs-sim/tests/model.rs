@@ -232,7 +232,7 @@ impl World {
                 let id = OperationId { session: SessionId(7), operation };
                 let mutation = Mutation::At { kind: WriteKind::Data, offset: 0, length: 1 };
                 let token = Token(operation);
-                self.feed(server, Event::Mutate { token, epoch, operation: id, confirmed: 0, mutation });
+                self.feed(server, Event::Mutate { token, epoch, operation: id, confirmed: 0, mutation, fenced: false });
             }
             Step::Deliver(from, to) => self.deliver(from, to),
             Step::Lose(from, to) => {

@@ -6,6 +6,8 @@
 use super::Shared;
 use super::lease::Moment;
 use super::master::{MasterClient, MasterError};
+use gfs_core::ids::SessionId;
+use gfs_core::replica::Fences;
 use gfs_proto::v1;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -116,9 +118,9 @@ impl Heartbeats {
             Err(error) => return Status::internal(error.to_string()),
         };
         let (sender, beats) = mpsc::channel(QUEUE);
-        let mut sent = BTreeMap::new();
+        let mut stream = Stream { sender, sent: BTreeMap::new(), fences: 0 };
         // The master answers the call once it has the first heartbeat.
-        self.beat(number, &sender, &mut sent, true);
+        self.beat(number, &mut stream, true);
         let opening = tokio::time::timeout(SILENCE, client.attend(ReceiverStream::new(beats))).await;
         let mut orders = match opening {
             Ok(Ok(response)) => response.into_inner(),
@@ -136,12 +138,17 @@ impl Heartbeats {
                     if leased.elapsed() > SILENCE {
                         return Status::deadline_exceeded("the master grants no lease");
                     }
-                    self.beat(number, &sender, &mut sent, false);
+                    self.beat(number, &mut stream, false);
                 }
                 order = orders.message() => match order {
                     Ok(Some(order)) => {
-                        if self.take(order, &mut sent) {
+                        let before = stream.fences;
+                        if self.take(order, &mut stream) {
                             leased = tokio::time::Instant::now();
+                        }
+                        if stream.fences != before {
+                            // Somebody waits for it.
+                            self.beat(number, &mut stream, false);
                         }
                     }
                     Ok(None) => return Status::unavailable("the master ended the stream"),
@@ -151,13 +158,7 @@ impl Heartbeats {
         }
     }
 
-    fn beat(
-        &self,
-        number: &mut u64,
-        sender: &mpsc::Sender<v1::Heartbeat>,
-        sent: &mut BTreeMap<u64, Moment>,
-        first: bool,
-    ) {
+    fn beat(&self, number: &mut u64, stream: &mut Stream, first: bool) {
         *number += 1;
         let details = first || number.is_multiple_of(DETAILS_EVERY);
         let beat = v1::Heartbeat {
@@ -167,22 +168,28 @@ impl Heartbeats {
             disks: if details { self.shared.usage() } else { Vec::new() },
             load: self.shared.requests.swap(0, Ordering::Relaxed),
             problems: self.shared.problems(),
+            fences: stream.fences,
         };
         // Before it is handed over: the lease counts from the sending or earlier.
         let now = Moment::now();
-        if sender.try_send(beat).is_ok() {
-            sent.insert(*number, now);
-            while sent.len() > UNANSWERED {
-                sent.pop_first();
+        if stream.sender.try_send(beat).is_ok() {
+            stream.sent.insert(*number, now);
+            while stream.sent.len() > UNANSWERED {
+                stream.sent.pop_first();
             }
         }
     }
 
     /// True when the order renewed the lease.
-    fn take(&self, order: v1::MasterOrder, sent: &mut BTreeMap<u64, Moment>) -> bool {
+    fn take(&self, mut order: v1::MasterOrder, stream: &mut Stream) -> bool {
         let lease = order.lease;
-        if let Some(at) = sent.remove(&order.heartbeat) {
-            sent.retain(|number, _| *number > order.heartbeat);
+        // Before the lease that comes with them.
+        if let Some(fences) = order.fences.take() {
+            *self.shared.fences.write() = fences_from_wire(&fences);
+            stream.fences = fences.version;
+        }
+        if let Some(at) = stream.sent.remove(&order.heartbeat) {
+            stream.sent.retain(|number, _| *number > order.heartbeat);
             if order.lease {
                 self.shared.lease.renew(at, Duration::from_millis(self.registered.lease_ms.into()));
             }
@@ -194,4 +201,17 @@ impl Heartbeats {
         }
         lease
     }
+}
+
+/// One stream of heartbeats.
+struct Stream {
+    sender: mpsc::Sender<v1::Heartbeat>,
+    /// When those that are not answered were sent.
+    sent: BTreeMap<u64, Moment>,
+    /// Version of the fences last taken on it.
+    fences: u64,
+}
+
+fn fences_from_wire(from: &v1::Fences) -> Fences {
+    Fences::new(SessionId(from.next), from.live.iter().copied().map(SessionId))
 }

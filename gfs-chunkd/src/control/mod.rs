@@ -11,9 +11,10 @@ pub mod report;
 
 use crate::store::DiskUsage;
 use gfs_core::ids::ChunkHandle;
+use gfs_core::replica::Fences;
 use gfs_proto::v1;
 use lease::Lease;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU32;
 
@@ -38,6 +39,8 @@ pub enum ProblemKind {
 pub struct Shared {
     /// The membership lease.
     pub lease: Lease,
+    /// Which client sessions are over.
+    pub fences: RwLock<Fences>,
     /// Requests since the last heartbeat.
     pub requests: AtomicU32,
     usage: Mutex<Vec<v1::DiskUsage>>,

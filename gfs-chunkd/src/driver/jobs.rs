@@ -188,7 +188,12 @@ impl Driver {
         state.payload = (job.payload, job.crc);
         let epoch = job.epoch.unwrap_or_else(|| state.replica.epoch());
         let (operation, confirmed, mutation) = (job.operation, job.confirmed, job.mutation);
-        self.feed(slot, state, Event::Mutate { token, epoch, operation, confirmed, mutation });
+        // Held while it is ordered: once newer fences are in place, nothing passes that was let through by older ones.
+        let fences = self.shared.fences.read();
+        let fenced = fences.refuses(operation.session);
+        let actions = state.replica.handle(Event::Mutate { token, epoch, operation, confirmed, mutation, fenced });
+        drop(fences);
+        self.perform(slot, state, actions);
         state.payload = (Bytes::new(), 0);
     }
 

@@ -9,6 +9,7 @@ use gfs_core::ids::{Epoch, ServerId};
 use gfs_core::replica::{Answer, Event, Message, Outcome, Role, Ticket, WantedChange};
 use gfs_net::NetError;
 use gfs_proto::v1::{self, data_request::Op};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -17,6 +18,8 @@ use tokio::time::Instant;
 const ANSWER: Duration = Duration::from_secs(1);
 /// The same for bringing a replica to stable storage.
 const FLUSH: Duration = Duration::from_secs(30);
+/// A member that takes so long for it is asked whether it is there at all.
+const STILL_THERE: Duration = Duration::from_millis(300);
 /// Between two questions to the master for the same change.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// After so many tries the pause is `ASK_SELDOM`: a lease is over long before.
@@ -76,11 +79,39 @@ impl Driver {
         drop(guard);
         let (driver, slot) = (self.clone(), slot.clone());
         self.spawn(async move {
-            match call.await {
+            let answer = match asked {
+                Asked::Flush(_) => driver.while_there(&slot, to, epoch, call).await,
+                Asked::Settle | Asked::Prepare | Asked::Notice => call.await,
+            };
+            match answer {
                 Ok((reply, _)) => driver.answered(&slot, to, epoch, asked, reply),
                 Err(error) => driver.unanswered(&slot, to, epoch, asked, &error),
             }
         });
+    }
+
+    /// The answer of a member to what may take it long; an error when it does not even say meanwhile that it is there.
+    async fn while_there<T>(
+        self: &Arc<Self>,
+        slot: &Arc<Slot>,
+        member: ServerId,
+        epoch: Epoch,
+        call: impl Future<Output = Result<T, NetError>>,
+    ) -> Result<T, NetError> {
+        let mut call = std::pin::pin!(call);
+        loop {
+            let is_there = async {
+                tokio::time::sleep(STILL_THERE).await;
+                self.query_committed(slot, member, epoch, false, ANSWER).await
+            };
+            tokio::select! {
+                answer = &mut call => return answer,
+                there = is_there => match there {
+                    Ok(_) | Err(NetError::TooBusy { .. }) => {}
+                    Err(error) => return Err(error),
+                },
+            }
+        }
     }
 
     /// Queues a job from under the replica's own lock.
@@ -201,7 +232,7 @@ impl Driver {
         });
     }
 
-    /// Asks the primary what is committed.
+    /// Asks the primary what is committed; another member only says that it is none.
     pub(super) async fn query_committed(
         self: &Arc<Self>,
         slot: &Arc<Slot>,

@@ -26,6 +26,7 @@ pub fn status_to_wire(status: Status) -> data_reply::Status {
         Status::NoRoom => Wire::NoRoom,
         Status::Malformed => Wire::Malformed,
         Status::TimedOut => Wire::TimedOut,
+        Status::Fenced => Wire::Fenced,
         Status::OutOfOrder => Wire::OutOfOrder,
     }
 }
@@ -47,6 +48,7 @@ pub fn status_from_wire(status: i32) -> Status {
         Ok(Wire::NoRoom) => Status::NoRoom,
         Ok(Wire::Malformed | Wire::WrongCluster) => Status::Malformed,
         Ok(Wire::TimedOut) => Status::TimedOut,
+        Ok(Wire::Fenced) => Status::Fenced,
         // A payload that was damaged on the way is sent again, like one that came too early.
         Ok(Wire::OutOfOrder | Wire::BadCrc) => Status::OutOfOrder,
         Err(_) => Status::IoError,

@@ -21,6 +21,8 @@ struct ServerState {
     address: String,
     incarnation: u64,
     lease_until: Option<Instant>,
+    /// Version that it says it has.
+    fences: u64,
     orders: Option<mpsc::Sender<Result<v1::MasterOrder, Status>>>,
 }
 
@@ -63,6 +65,10 @@ impl FakeMaster {
     pub fn is_leased(&self, server: u32) -> bool {
         let state = self.state.lock();
         state.servers.get(&server).and_then(|known| known.lease_until).is_some_and(|until| until > Instant::now())
+    }
+
+    pub fn fences(&self, server: u32) -> u64 {
+        self.state.lock().servers.get(&server).map_or(0, |known| known.fences)
     }
 
     /// Stops to answer heartbeats, or answers them again.
@@ -263,6 +269,7 @@ impl Cluster for FakeMaster {
                 }
                 let Some(known) = state.servers.get_mut(&beat.server) else { break };
                 known.orders = Some(orders.clone());
+                known.fences = beat.fences;
                 known.lease_until = Some(Instant::now() + LEASE);
                 let _ = orders.try_send(Ok(v1::MasterOrder {
                     heartbeat: beat.number,

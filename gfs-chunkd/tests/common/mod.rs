@@ -90,6 +90,14 @@ impl Drop for Chunkd {
     }
 }
 
+/// The client that mutates.
+pub const SESSION: u64 = 9;
+
+/// A client's request to bring a chunk to stable storage.
+pub fn sync(handle: u64, epoch: u32) -> v1::DataRequest {
+    v1::DataRequest { handle, epoch, op: Some(Op::Sync(v1::Sync {})), ..v1::DataRequest::default() }
+}
+
 /// A master and chunk servers 1..=n.
 pub struct Cluster {
     pub master: FakeMaster,
@@ -164,6 +172,10 @@ impl Cluster {
     }
 
     pub async fn mutate_as(&self, handle: u64, operation: u64, op: Op, payload: &[u8]) -> v1::DataReply {
+        self.mutate_in(SESSION, handle, operation, op, payload).await
+    }
+
+    pub async fn mutate_in(&self, session: u64, handle: u64, operation: u64, op: Op, payload: &[u8]) -> v1::DataReply {
         let end = Instant::now() + PATIENCE;
         let mut last = None;
         while Instant::now() < end {
@@ -171,7 +183,7 @@ impl Cluster {
             let request = v1::DataRequest {
                 handle,
                 epoch: known.epoch,
-                session: 9,
+                session,
                 operation,
                 op: Some(op.clone()),
                 ..v1::DataRequest::default()
@@ -180,7 +192,7 @@ impl Cluster {
                 let answer = self.ask(known.primary, request, Bytes::copy_from_slice(payload)).await;
                 last = answer.map(|(reply, _)| reply);
                 if let Some(reply) = &last
-                    && matches!(reply.status(), Status::Ok | Status::NoRoom | Status::NoSpace)
+                    && matches!(reply.status(), Status::Ok | Status::NoRoom | Status::NoSpace | Status::Fenced)
                 {
                     return reply.clone();
                 }

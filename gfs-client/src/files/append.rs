@@ -9,7 +9,7 @@ use super::split::{Span, index_of};
 use super::view::View;
 use super::write::{Attempt, Commit, Fresh};
 use super::{OpenFile, Redo};
-use crate::data::{DataFailure, Piece};
+use crate::data::{Behalf, DataFailure, Piece};
 use crate::error::ClientError;
 use crate::limit::CallContext;
 use bytes::Bytes;
@@ -132,9 +132,8 @@ impl Record<'_> {
     pub(super) async fn place(&self, handle: ChunkHandle, min: u64, data: &Bytes) -> Result<Placed, DataFailure> {
         let client = self.file.client();
         let piece = Piece::new(self.file.inode(), handle);
-        let operation = client.inner.session.data_operation();
         let op = Op::Append(v1::Append { min_offset: min, limit: self.chunk_size(), crc: crc32c(data) });
-        let result = client.inner.data.change(piece, op, data.clone(), Some(&operation), &self.context.limit).await;
+        let result = client.inner.data.change(piece, op, data.clone(), Some(Behalf::Call), &self.context.limit).await;
         self.file.note_dirty(std::iter::once(handle));
         let changed = result?;
         let offset = changed.reply.offset;
@@ -172,7 +171,9 @@ impl Record<'_> {
             parts.push(Span { index: index + 1, offset: 0, length: self.length() - room, at: room });
         }
         let nothing = view.without_chunks();
-        if let Err(failure) = self.file.write_spans(self.context, &parts, &nothing, &fresh, &self.data).await {
+        if let Err(failure) =
+            self.file.write_spans(self.context, (&parts, &self.data), &nothing, &fresh, Behalf::Call).await
+        {
             return self.file.failed(failure, &fresh);
         }
         let start = u64::from(index) * self.chunk_size() + offset;

@@ -8,6 +8,7 @@
 use super::write::Manner;
 use super::{FileState, OpenFile};
 use crate::client::Client;
+use crate::data::Behalf;
 use crate::delegations::{Delegations, Held};
 use crate::error::ClientError;
 use crate::limit::{CallContext, CallLimit};
@@ -98,6 +99,8 @@ struct Piece {
     offset: u64,
     data: Bytes,
     held: Arc<Held>,
+    /// In which they were answered.
+    session: u64,
     /// The answered writes that it is.
     answered: Vec<Answered>,
 }
@@ -130,6 +133,7 @@ impl Queue {
             && next.offset == first.offset + length as u64
             && length + next.data.len() <= JOINED
             && Arc::ptr_eq(&next.held, &first.held)
+            && next.session == first.session
         {
             length += next.data.len();
             joined.extend(self.waiting.pop_front());
@@ -276,6 +280,8 @@ impl OpenFile {
     /// Lets bytes wait; false when they have to be written now.
     fn queue(&self, offset: u64, data: &Bytes) -> Result<bool, ClientError> {
         let inner = &self.client().inner;
+        // Before the file is looked for: what is held then is held in this session, or in a later one that refuses the bytes.
+        let session = inner.session.data_session();
         let Some(held) = inner.delegations.get(self.inner.inode) else { return Ok(false) };
         self.check_writable()?;
         if inner.delegations.loose().is_some() || !self.client().has_ample_room() {
@@ -296,7 +302,7 @@ impl OpenFile {
         }
         let (shared, delegations) = (inner.behind.clone(), inner.delegations.clone());
         let answered = Answered { held: held.clone(), bytes, shared, delegations, _permit: permit };
-        queue.waiting.push_back(Piece { offset, data: data.clone(), held, answered: vec![answered] });
+        queue.waiting.push_back(Piece { offset, data: data.clone(), held, session, answered: vec![answered] });
         if !behind.busy.swap(true, Ordering::AcqRel) {
             let file = self.clone();
             tokio::spawn(async move { file.write_waiting().await });
@@ -318,7 +324,8 @@ impl OpenFile {
                 piece.held.wait_detached().await;
                 tokio::time::sleep(LOOSE).await;
             };
-            let manner = Manner { clear_suid: false, behind: Some(&piece.held) };
+            let behalf = Behalf::Session(piece.session);
+            let manner = Manner { clear_suid: false, behind: Some(&piece.held), behalf };
             let written = tokio::select! {
                 written = self.write_part(&context, piece.offset, piece.data, manner) => written,
                 () = given_up => Err(ClientError::TimedOut { operation: "write" }),
@@ -401,7 +408,7 @@ mod tests {
         let permit = shared.bytes.clone().try_acquire_owned().unwrap();
         let answered =
             vec![Answered { held: held.clone(), bytes: length as u64, shared, delegations, _permit: permit }];
-        Piece { offset, data: Bytes::from(vec![1; length]), held: held.clone(), answered }
+        Piece { offset, data: Bytes::from(vec![1; length]), held: held.clone(), session: 1, answered }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::append::{Placed, Record, at};
 use super::split::{Span, index_of};
 use super::view::View;
 use super::write::{Attempt, Commit, Fresh};
-use crate::data::{DataFailure, Piece};
+use crate::data::{Behalf, DataFailure, Piece};
 use crate::error::ClientError;
 use crate::limit::{CallContext, CallLimit};
 use bytes::Bytes;
@@ -126,7 +126,7 @@ impl Record<'_> {
         let rest = self.data.slice(room as usize..);
         let fresh = [Fresh::alone(self.file, self.context, claim.free, claim.goal).await?];
         let span = Span { index: next, offset: 0, length: rest.len() as u64, at: 0 };
-        let written = match self.file.write_spans(self.context, &[span], view, &fresh, &rest).await {
+        let written = match self.file.write_spans(self.context, (&[span], &rest), view, &fresh, Behalf::Call).await {
             Ok(written) => written,
             Err(failure) => return self.file.failed(failure, &fresh),
         };
@@ -215,9 +215,8 @@ impl OpenFile {
     pub(super) async fn make_empty(&self, context: &CallContext, handle: ChunkHandle) -> Result<(), DataFailure> {
         let client = self.client();
         let piece = Piece::new(self.inode(), handle);
-        let operation = client.inner.session.data_operation();
         let op = Op::Zero(v1::Zero { offset: 0, length: 1, truncate: false });
-        let result = client.inner.data.change(piece, op, Bytes::new(), Some(&operation), &context.limit).await;
+        let result = client.inner.data.change(piece, op, Bytes::new(), Some(Behalf::Call), &context.limit).await;
         self.note_dirty(std::iter::once(handle));
         result.map(drop)
     }
@@ -226,9 +225,8 @@ impl OpenFile {
     async fn cut_tail(&self, context: &CallContext, handle: ChunkHandle, from: u64) -> Result<(), DataFailure> {
         let client = self.client();
         let piece = Piece::new(self.inode(), handle);
-        let operation = client.inner.session.data_operation();
         let op = Op::Zero(v1::Zero { offset: from, length: client.inner.chunk_size - from, truncate: true });
-        client.inner.data.change(piece, op, Bytes::new(), Some(&operation), &context.limit).await.map(drop)
+        client.inner.data.change(piece, op, Bytes::new(), Some(Behalf::Call), &context.limit).await.map(drop)
     }
 }
 

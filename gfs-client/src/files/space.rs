@@ -4,7 +4,7 @@ use super::split::{Span, spans};
 use super::view::MAX_COUNT;
 use super::write::{Attempt, Commit};
 use super::{OpenFile, Redo};
-use crate::data::{DataFailure, Piece};
+use crate::data::{Behalf, DataFailure, Piece};
 use crate::error::ClientError;
 use crate::limit::CallContext;
 use bytes::Bytes;
@@ -95,10 +95,9 @@ impl OpenFile {
 
     async fn zero_in(&self, context: &CallContext, handle: ChunkHandle, part: Span) -> Result<(), DataFailure> {
         let client = self.client();
-        let operation = client.inner.session.data_operation();
         let op = Op::Zero(v1::Zero { offset: part.offset, length: part.length, truncate: false });
         let piece = Piece::new(self.inner.inode, handle);
-        let result = client.inner.data.change(piece, op, Bytes::new(), Some(&operation), &context.limit).await;
+        let result = client.inner.data.change(piece, op, Bytes::new(), Some(Behalf::Call), &context.limit).await;
         self.note_dirty(std::iter::once(handle));
         result.map(drop)
     }

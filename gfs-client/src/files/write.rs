@@ -8,7 +8,7 @@ use super::split::{Span, index_of, spans};
 use super::view::{MAX_COUNT, View};
 use super::{FileState, Filling, OpenFile, Redo, Running, run_pieces};
 use crate::client::Client;
-use crate::data::{Changed, DataFailure, Piece};
+use crate::data::{Behalf, Changed, DataFailure, Piece};
 use crate::delegations::Held;
 use crate::error::ClientError;
 use crate::limit::CallContext;
@@ -85,6 +85,7 @@ pub(super) struct Manner<'a> {
     pub(super) clear_suid: bool,
     /// It was answered before, under this delegation: its times are set, and others wait for it.
     pub(super) behind: Option<&'a Held>,
+    pub(super) behalf: Behalf,
 }
 
 impl OpenFile {
@@ -110,7 +111,7 @@ impl OpenFile {
         while !data.is_empty() {
             let part = data.split_to(data.len().min(most as usize));
             let length = part.len() as u64;
-            self.write_part(context, offset, part, Manner { clear_suid, behind: None }).await?;
+            self.write_part(context, offset, part, Manner { clear_suid, behind: None, behalf: Behalf::Call }).await?;
             offset += length;
         }
         Ok(())
@@ -176,7 +177,7 @@ impl OpenFile {
             doubt.begin();
         }
         let in_place = !extends && fresh.is_empty();
-        let written = self.write_spans(context, &parts, &view, &fresh, data);
+        let written = self.write_spans(context, (&parts, data), &view, &fresh, manner.behalf);
         let now = manner.behind.is_none();
         let (written, told) = if now && in_place && !self.client().inner.options.pages_are_cached {
             let (written, told) = tokio::join!(written, self.soft_times(context, clear_suid));
@@ -241,10 +242,10 @@ impl OpenFile {
     pub(super) async fn write_spans(
         &self,
         context: &CallContext,
-        parts: &[Span],
+        (parts, data): (&[Span], &Bytes),
         view: &View,
         fresh: &[Fresh],
-        data: &Bytes,
+        behalf: Behalf,
     ) -> Result<Written, DataFailure> {
         let targets: BTreeMap<u32, ChunkHandle> = view
             .chunks
@@ -260,7 +261,8 @@ impl OpenFile {
         }
         let mut written = Written::default();
         // In their order, so that the pieces reach the primary so: only what comes after all else lands in place at once.
-        let writes = todo.iter().map(|one| Box::pin(write_piece(self.client(), context, one)) as Running<'_, _>);
+        let write = |one| Box::pin(write_piece(self.client(), context, one, behalf)) as Running<'_, _>;
+        let writes = todo.iter().map(write);
         let result = run_pieces(writes, |(handle, changed)| written.add(handle, &changed)).await;
         // Also after an error: some may have been written.
         self.note_dirty(todo.iter().map(|(piece, ..)| piece.handle));
@@ -422,9 +424,9 @@ async fn write_piece(
     client: &Client,
     context: &CallContext,
     (piece, offset, data): &Todo,
+    behalf: Behalf,
 ) -> Result<(ChunkHandle, Changed), DataFailure> {
-    let operation = client.inner.session.data_operation();
     let op = Op::Write(v1::Write { offset: *offset, crc: crc32c(data) });
-    let changed = client.inner.data.change(*piece, op, data.clone(), Some(&operation), &context.limit).await?;
+    let changed = client.inner.data.change(*piece, op, data.clone(), Some(behalf), &context.limit).await?;
     Ok((piece.handle, changed))
 }

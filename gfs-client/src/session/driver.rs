@@ -202,9 +202,6 @@ impl Link {
         let mut table = table.lock();
         let before = table.session;
         let lost = table.attach(out, welcome.session, welcome.resumed);
-        if before != welcome.session {
-            *data.lock() = Arc::new(DataOperations { session: welcome.session, ..DataOperations::default() });
-        }
         let connection = table.connection;
         drop(table);
         if lost {
@@ -213,6 +210,10 @@ impl Link {
             for held in concerned.delegations.all() {
                 self.shared.lose(&held);
             }
+        }
+        // After the files that are lost: what was answered of them is not to be written in this session.
+        if before != welcome.session {
+            *data.lock() = Arc::new(DataOperations { session: welcome.session, ..DataOperations::default() });
         }
         phase.send_replace(Phase::Ready(welcome));
         connection

@@ -202,6 +202,11 @@ impl Session {
         self.recaller.set(invalidator);
     }
 
+    /// The session in which data mutations begin at this moment.
+    pub(crate) fn data_session(&self) -> u64 {
+        self.shared.data.lock().session
+    }
+
     /// Begins a data mutation.
     pub(crate) fn data_operation(&self) -> DataOperation {
         let operations = self.shared.data.lock().clone();

@@ -2,7 +2,7 @@
 
 use super::master::{CLUSTER, Master};
 use bytes::Bytes;
-use gfs_core::ids::{ChunkHandle, ServerId};
+use gfs_core::ids::{ChunkHandle, ServerId, SessionId};
 use gfs_core::meta::command::{Command, CommandReply, ServerIdentity};
 use gfs_net::{DataHandler, Incoming, ServeLimits, crc32c};
 use gfs_proto::v1::{DataReply, DataRequest, Stored, data_reply::Status, data_request::Op};
@@ -112,6 +112,11 @@ impl ChunkServers {
     /// Takes all orders back.
     pub fn forgive(&self) {
         self.faults.lock().clear();
+    }
+
+    /// Whether all orders were followed.
+    pub fn is_obeyed(&self) -> bool {
+        self.faults.lock().is_empty()
     }
 
     /// How often something was carried out.
@@ -236,6 +241,10 @@ impl DataHandler for Server {
                 return;
             }
             Some(Fault::DoneButTimedOut | Fault::FlipBit) | None => {}
+        }
+        let is_open = self.all.master.state.lock().sessions().contains(SessionId(request.session));
+        if request.session != 0 && !is_open {
+            return responder.send(status(Status::Fenced), Bytes::new());
         }
         let (reply, mut out) = self.all.perform(&request, payload, chunk_size);
         self.all.log.lock().push((self.server, kind));

@@ -116,6 +116,11 @@ impl Sessions {
         self.records.range((0, 0)).map(|(_, record)| record)
     }
 
+    /// The number that the next one will have: all that were ever opened are below it.
+    pub fn next(&self) -> SessionId {
+        SessionId(self.last.0 + 1)
+    }
+
     /// How many are open.
     pub fn len(&self) -> u64 {
         self.records.len()

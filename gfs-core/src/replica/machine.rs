@@ -1,6 +1,7 @@
 //! The state of a replica, its doors, and the questions that change nothing.
 
 use super::operations::OperationTable;
+use super::primary::Wanted;
 use super::types::{
     Action, Event, Loaded, OperationRecord, Outcome, PreparedWrite, ReadPlan, Role, Status, Ticket, Token, WriteKind,
 };
@@ -149,8 +150,8 @@ impl Replica {
             Event::Lease(held) => self.on_lease(held, &mut out),
             Event::Configuration(configuration) => self.learn(configuration, &mut out),
             Event::InForce(configuration) => self.on_in_force(configuration, &mut out),
-            Event::Mutate { token, epoch, operation, confirmed, mutation } => {
-                self.mutate(token, epoch, operation, confirmed, mutation, &mut out);
+            Event::Mutate { token, epoch, operation, confirmed, mutation, fenced } => {
+                self.mutate(token, epoch, Wanted { operation, confirmed, mutation, fenced }, &mut out);
             }
             Event::Sync { token, epoch } => self.sync(token, epoch, &mut out),
             Event::Stored(result) => self.stored(result, &mut out),

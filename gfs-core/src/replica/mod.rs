@@ -21,6 +21,7 @@
 //! The driver's duties: carry actions out in order; answer `Store` with `Stored` before anything else;
 //! send what goes to one server about one chunk in order; never let a replica see events concurrently.
 
+mod fences;
 mod machine;
 mod operations;
 mod peer;
@@ -32,6 +33,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+pub use fences::Fences;
 pub use machine::Replica;
 pub use operations::{CAPACITY as OPERATION_CAPACITY, OperationTable, Seen};
 pub use types::{

@@ -7,14 +7,20 @@ use crate::breaks::Break;
 use crate::ids::{BlockVersion, Epoch, OperationId, Sequence, ServerId};
 use std::collections::BTreeSet;
 
+/// A mutation as it is asked for.
+pub(super) struct Wanted {
+    pub(super) operation: OperationId,
+    pub(super) confirmed: u64,
+    pub(super) mutation: Mutation,
+    pub(super) fenced: bool,
+}
+
 impl Replica {
     pub(super) fn mutate(
         &mut self,
         token: Token,
         epoch: Epoch,
-        operation: OperationId,
-        confirmed: u64,
-        mutation: Mutation,
+        Wanted { operation, confirmed, mutation, fenced }: Wanted,
         out: &mut Vec<Action>,
     ) {
         let reply = |status| Action::Reply { token, outcome: Outcome::of(status) };
@@ -30,6 +36,7 @@ impl Replica {
             }
             Seen::Known(record) => return self.waiting.entry(record.sequence).or_default().push(token),
             Seen::Confirmed => return out.push(reply(Status::Malformed)),
+            Seen::New if fenced => return out.push(reply(Status::Fenced)),
             Seen::New => {}
         }
         let members = self.configuration().map_or(0, |known| known.members.len());

@@ -100,6 +100,7 @@ pub enum Status {
     Malformed,
     TimedOut,
     OutOfOrder,
+    Fenced,
 }
 
 /// The answer to a token.
@@ -189,6 +190,8 @@ pub enum Event {
         confirmed: u64,
         /// What.
         mutation: Mutation,
+        /// The session is over (`Fences`): it may hear of what it did, and does no more.
+        fenced: bool,
     },
     /// A client asks for everything committed to be on stable storage of all members.
     Sync {

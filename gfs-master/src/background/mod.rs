@@ -67,7 +67,9 @@ async fn beat(leader: Arc<Leader>) {
 async fn expire(leader: Arc<Leader>) {
     loop {
         tokio::time::sleep(EXPIRY).await;
-        for session in leader.sessions.take_expired() {
+        let expired = leader.sessions.take_expired();
+        leader.fence(expired.iter().copied()).await;
+        for session in expired {
             tracing::info!(%session, "a session's lease is over");
             if let Err(error) = leader.end_session(session).await {
                 tracing::warn!(%error, %session, "a session's end is tried again");

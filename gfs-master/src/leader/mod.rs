@@ -8,6 +8,7 @@ pub mod clock;
 pub mod commit_times;
 pub mod complaints;
 pub mod delegations;
+pub mod fences;
 pub mod gate;
 pub mod locate;
 pub mod lock_queue;
@@ -105,6 +106,8 @@ pub struct Leader {
     pub incarnation: u64,
     /// Connected sessions.
     pub sessions: SoftSessions,
+    /// Sessions that are ended at the chunk servers.
+    pub fences: fences::SoftFences,
     /// Cache grants.
     pub gate: Arc<Gate>,
     /// Write delegations.
@@ -155,6 +158,7 @@ impl Leader {
             clock,
             incarnation: random::bits64(),
             sessions,
+            fences: fences::SoftFences::default(),
             gate,
             delegations,
             locks: LockQueues::default(),
@@ -214,9 +218,11 @@ impl Leader {
     pub async fn end_session(self: &Arc<Self>, session: SessionId) -> Result<(), ServeError> {
         self.sessions.end(session);
         self.locks.cancel_session(session);
+        self.fence([session]).await;
         self.flush_times(Duration::ZERO, Some(session)).await;
         self.cut_tails_of(session).await?;
         self.consensus.propose(Command::EndSession { session }).await?;
+        self.fence_committed(session);
         self.gate.drop_session(session);
         self.delegations.drop_session(session);
         self.opens.lock().table.drop_session(session);

@@ -11,7 +11,7 @@ use gfs_proto::v1;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// Where orders to a server go.
 pub type Orders = mpsc::Sender<Result<v1::MasterOrder, tonic::Status>>;
@@ -90,6 +90,8 @@ struct Soft {
     registered_ms: u64,
     /// Until then it gets no new replicas.
     shunned_until_ms: u64,
+    /// Version of the fences that it has taken.
+    fences: u64,
 }
 
 /// A server's soft state at one moment.
@@ -149,6 +151,7 @@ pub struct SoftServers {
     clock: Clock,
     times: LeaseTimes,
     inner: Arc<Mutex<Inner>>,
+    fenced: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -164,7 +167,7 @@ impl SoftServers {
         let lease_until_ms = clock.now_ms() + times.lease_ms;
         let soft = |server| (server, Soft { lease_until_ms, ..Soft::default() });
         let servers = known.into_iter().map(soft).collect();
-        Self { clock, times, inner: Arc::new(Mutex::new(Inner { servers, connections: 0 })) }
+        Self { clock, times, inner: Arc::new(Mutex::new(Inner { servers, connections: 0 })), fenced: Arc::default() }
     }
 
     /// The times in force.
@@ -250,6 +253,9 @@ impl SoftServers {
         let soft = registered(&mut inner, server, beat.incarnation)?;
         soft.heard_ms = Some(now);
         soft.load = beat.load;
+        if std::mem::replace(&mut soft.fences, beat.fences) != beat.fences {
+            self.fenced.notify_waiters();
+        }
         if !beat.disks.is_empty() {
             soft.disks.clone_from(&beat.disks);
         }
@@ -274,6 +280,19 @@ impl SoftServers {
     pub fn order(&self, server: ServerId, order: v1::MasterOrder) -> bool {
         let orders = self.inner.lock().servers.get(&server).and_then(|soft| soft.orders.clone());
         orders.is_some_and(|orders| orders.try_send(Ok(order)).is_ok())
+    }
+
+    /// Servers that may take mutations and have older fences than these.
+    pub fn without_fences(&self, version: u64) -> Vec<ServerId> {
+        let now = self.clock.now_ms();
+        let inner = self.inner.lock();
+        let without = inner.servers.iter().filter(|(_, soft)| soft.fences < version && soft.lease_until_ms > now);
+        without.map(|(server, _)| *server).collect()
+    }
+
+    /// Returns when a server has taken other fences.
+    pub async fn fenced(&self) {
+        self.fenced.notified().await;
     }
 
     /// How alive a server is.
@@ -518,6 +537,21 @@ mod tests {
         assert!(!servers.all_reported());
         tokio::time::advance(Duration::from_millis(1_600)).await;
         assert_eq!(servers.liveness(ONE), Liveness::Offline);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_is_fenced_when_it_says_so_or_has_no_lease() {
+        let servers = SoftServers::new(Clock::default(), TIMES, [ONE]);
+        assert_eq!(servers.without_fences(2), vec![ONE], "a master before this one may have given it a lease");
+        servers.register(ONE, 7, "v", None);
+        assert_eq!(servers.heartbeat(&v1::Heartbeat { fences: 1, ..beat(7) }, ONE, true), Ok(true));
+        assert_eq!(servers.without_fences(2), vec![ONE]);
+        assert_eq!(servers.heartbeat(&v1::Heartbeat { fences: 2, ..beat(7) }, ONE, true), Ok(true));
+        assert_eq!(servers.without_fences(2), vec![]);
+        servers.register(ONE, 8, "v", None);
+        assert_eq!(servers.without_fences(2), vec![ONE], "the process before it took them");
+        tokio::time::advance(Duration::from_millis(1_600)).await;
+        assert_eq!(servers.without_fences(2), vec![]);
     }
 
     #[tokio::test]

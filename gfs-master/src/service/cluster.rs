@@ -261,7 +261,9 @@ async fn listen(
         if !beat.problems.is_empty() {
             leader.work.notify_one();
         }
-        let order = v1::MasterOrder { heartbeat: beat.number, lease, ..v1::MasterOrder::default() };
+        // After the lease was noted: whoever ends a session now waits for this server.
+        let fences = leader.fences(beat.fences);
+        let order = v1::MasterOrder { heartbeat: beat.number, lease, fences, ..v1::MasterOrder::default() };
         if !matches!(tokio::time::timeout(SILENCE, orders.send(Ok(order))).await, Ok(Ok(()))) {
             return;
         }

@@ -206,6 +206,8 @@ pub struct Chunkd {
     number: u64,
     beats: mpsc::Sender<v1::Heartbeat>,
     orders: Streaming<v1::MasterOrder>,
+    /// The last that came.
+    pub fences: v1::Fences,
 }
 
 pub fn registration(uuid: u8, incarnation: u64) -> v1::RegisterRequest {
@@ -239,21 +241,34 @@ impl Chunkd {
         let first = beat(registered.server, incarnation, 1, Vec::new());
         beats.send(first).await.unwrap();
         let orders = cluster.attend(ReceiverStream::new(messages)).await.unwrap().into_inner();
-        let mut this = Self { server: registered.server, incarnation, cluster, number: 1, beats, orders };
+        let mut this = Self {
+            server: registered.server,
+            incarnation,
+            cluster,
+            number: 1,
+            beats,
+            orders,
+            fences: v1::Fences::default(),
+        };
         assert!(within("a lease", this.next_order()).await.unwrap().lease);
         this.report(replicas).await;
         this
     }
 
     pub async fn next_order(&mut self) -> Option<v1::MasterOrder> {
-        self.orders.message().await.ok().flatten()
+        let order = self.orders.message().await.ok().flatten();
+        if let Some(fences) = order.as_ref().and_then(|order| order.fences.clone()) {
+            self.fences = fences;
+        }
+        order
     }
 
     /// Beats once and answers whether that renewed the lease, with the orders that came before the answer.
     pub async fn beat(&mut self, problems: Vec<v1::ReplicaProblem>) -> (bool, Vec<v1::MasterOrder>) {
         self.number += 1;
         let mut others = Vec::new();
-        self.beats.send(beat(self.server, self.incarnation, self.number, problems)).await.unwrap();
+        let beat = beat(self.server, self.incarnation, self.number, problems);
+        self.beats.send(v1::Heartbeat { fences: self.fences.version, ..beat }).await.unwrap();
         loop {
             let order = within("an answer to a heartbeat", self.next_order()).await.expect("the stream ended");
             if order.heartbeat == self.number {
@@ -298,7 +313,7 @@ impl Chunkd {
 
 fn beat(server: u32, incarnation: u64, number: u64, problems: Vec<v1::ReplicaProblem>) -> v1::Heartbeat {
     let disk = v1::DiskUsage { path: "/d".into(), total: 1 << 40, free: 1 << 39, ..Default::default() };
-    v1::Heartbeat { server, incarnation, number, disks: vec![disk], load: 0, problems }
+    v1::Heartbeat { server, incarnation, number, disks: vec![disk], load: 0, problems, fences: 0 }
 }
 
 /// Beats for servers in the background, so that they stay online.

@@ -347,7 +347,8 @@ impl Server {
                 if self.is_known(client, handle, call, epoch, world) {
                     let token = self.token(handle, Waiter::Client { client, call, mutation: true });
                     self.set_payload(handle, value);
-                    self.feed(handle, Event::Mutate { token, epoch, operation, confirmed, mutation }, world);
+                    let fenced = false;
+                    self.feed(handle, Event::Mutate { token, epoch, operation, confirmed, mutation, fenced }, world);
                 }
             }
             (Node::Client(client), About::Sync { call, epoch }) => {

@@ -93,7 +93,7 @@ impl Server {
         let length = CHUNK.saturating_sub(order.from);
         let mutation = Mutation::At { kind: WriteKind::Truncate, offset: order.from, length };
         let token = self.token(handle, Waiter::Zero(order));
-        self.feed(handle, Event::Mutate { token, epoch, operation, confirmed: 0, mutation }, world);
+        self.feed(handle, Event::Mutate { token, epoch, operation, confirmed: 0, mutation, fenced: false }, world);
     }
 
     pub(super) fn zero_written(&mut self, order: ZeroTail, outcome: &Outcome, world: &mut Surroundings) {

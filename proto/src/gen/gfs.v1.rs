@@ -1256,6 +1256,9 @@ pub struct Heartbeat {
     pub load: u32,
     #[prost(message, repeated, tag = "6")]
     pub problems: ::prost::alloc::vec::Vec<ReplicaProblem>,
+    /// version of the fences last taken on this stream; 0: none yet
+    #[prost(uint64, tag = "7")]
+    pub fences: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReplicaProblem {
@@ -1285,6 +1288,19 @@ pub struct MasterOrder {
     /// stop serving this member replica, then ask Reconfigure with `failed` = yourself (drain, surplus)
     #[prost(message, repeated, tag = "6")]
     pub leave: ::prost::alloc::vec::Vec<Delete>,
+    /// in force before the lease of the same message; answered by a heartbeat at once
+    #[prost(message, optional, tag = "7")]
+    pub fences: ::core::option::Option<Fences>,
+}
+/// Rule 15: mutations of sessions with a number below `next` that are not in `live` are refused.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Fences {
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    #[prost(uint64, tag = "2")]
+    pub next: u64,
+    #[prost(uint64, repeated, tag = "3")]
+    pub live: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Delete {
@@ -3156,6 +3172,8 @@ pub mod data_reply {
         OutOfOrder = 14,
         /// the payload was damaged on the way: send it again
         BadCrc = 15,
+        /// the session is over, and the mutation was not and will not be applied under it
+        Fenced = 16,
     }
     impl Status {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -3180,6 +3198,7 @@ pub mod data_reply {
                 Self::TimedOut => "TIMED_OUT",
                 Self::OutOfOrder => "OUT_OF_ORDER",
                 Self::BadCrc => "BAD_CRC",
+                Self::Fenced => "FENCED",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -3201,6 +3220,7 @@ pub mod data_reply {
                 "TIMED_OUT" => Some(Self::TimedOut),
                 "OUT_OF_ORDER" => Some(Self::OutOfOrder),
                 "BAD_CRC" => Some(Self::BadCrc),
+                "FENCED" => Some(Self::Fenced),
                 _ => None,
             }
         }

@@ -383,7 +383,7 @@ impl Cluster {
         let token = self.token(request.to, WaitsFor::Client(request.operation));
         let operation = OperationId { session: SessionId(9), operation: request.operation };
         let Request { epoch, confirmed, mutation, data, .. } = request;
-        self.feed(request.to, Event::Mutate { token, epoch, operation, confirmed, mutation }, data);
+        self.feed(request.to, Event::Mutate { token, epoch, operation, confirmed, mutation, fenced: false }, data);
     }
 
     pub fn sync(&mut self, to: ServerId) {

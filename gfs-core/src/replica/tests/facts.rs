@@ -39,9 +39,29 @@ fn ready() -> Cluster {
 }
 
 fn mutate(replica: &mut Replica, token: u64, operation: u64, mutation: Mutation) -> Vec<Action> {
+    mutate_as(replica, token, operation, mutation, false)
+}
+
+fn mutate_as(replica: &mut Replica, token: u64, operation: u64, mutation: Mutation, fenced: bool) -> Vec<Action> {
     let operation = OperationId { session: SessionId(9), operation };
     let epoch = replica.epoch();
-    replica.handle(Event::Mutate { token: Token(token), epoch, operation, confirmed: 0, mutation })
+    replica.handle(Event::Mutate { token: Token(token), epoch, operation, confirmed: 0, mutation, fenced })
+}
+
+#[test]
+fn a_session_that_is_over_hears_of_what_it_did_and_does_no_more() {
+    let mut replica = alone();
+    let write = || Mutation::At { kind: WriteKind::Data, offset: 0, length: 4096 };
+    assert!(
+        matches!(mutate_as(&mut replica, 1, 1, write(), true)[..], [Action::Reply { token: Token(1), outcome }] if outcome.status == Status::Fenced)
+    );
+    assert!(matches!(mutate_as(&mut replica, 2, 2, write(), false)[..], [Action::Store { .. }]));
+    replica.handle(Event::Stored(Ok(())));
+    let again = mutate_as(&mut replica, 3, 2, write(), true);
+    assert!(
+        matches!(again[..], [Action::Reply { token: Token(3), outcome }] if outcome.status == Status::Ok),
+        "{again:?}"
+    );
 }
 
 fn alone() -> Replica {
