@@ -12,6 +12,8 @@ mod chunk;
 mod codec;
 mod commit;
 mod copy;
+#[doc(hidden)]
+pub mod decoders;
 mod direct;
 mod disk;
 mod error;

@@ -8,6 +8,7 @@ use crate::local::ClusterDir;
 use crate::process::{self, Starting};
 use crate::{UsageError, human, mounts, output};
 use anyhow::{Context, Result, bail};
+pub use plan::Link;
 use plan::{Plan, Wanted};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,6 +45,9 @@ pub struct Args {
     /// Chunk size, fixed when the cluster is made [default: 64M]
     #[arg(long, value_name = "SIZE", value_parser = human::parse_size)]
     chunk_size: Option<u64>,
+    /// For each chunk server the port by which others reach it, and the one by which it reaches the master: `gfs torture` stands between
+    #[arg(long, hide = true, value_delimiter = ',', value_parser = Link::parse)]
+    links: Vec<Link>,
 }
 
 /// Starts what is missing, waits until a write can be served, and says what there is.

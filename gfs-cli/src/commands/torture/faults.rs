@@ -1,5 +1,6 @@
 //! Faults: which one comes next, and how it is done to the daemons of a cluster on this machine.
 
+use super::links::{Cut, Links};
 use crate::cluster_file::{ClusterFile, NAME, Process};
 use crate::process;
 use anyhow::{Context, Result, bail};
@@ -23,6 +24,8 @@ pub enum Kind {
     Kill,
     /// SIGSTOP, and SIGCONT after a while.
     Stop,
+    /// What chunk servers hear or say is swallowed for a while: by each of those that are hit, or between the master and all.
+    Cut(Cut),
 }
 
 /// Whom it happens to.
@@ -57,7 +60,13 @@ impl Fault {
             1 | 2 => Target::Master,
             _ => Target::ChunkServer(u16::try_from(random.below(chunk_servers.into())).unwrap_or(0) + 1),
         };
-        let kind = if random.below(2) == 0 { Kind::Kill } else { Kind::Stop };
+        let kind = match random.below(7) {
+            0 | 1 => Kind::Kill,
+            2 | 3 => Kind::Stop,
+            4 => Kind::Cut(Cut { incoming: true, outgoing: true }),
+            5 => Kind::Cut(Cut { incoming: true, outgoing: false }),
+            _ => Kind::Cut(Cut { incoming: false, outgoing: true }),
+        };
         let longest = if target == Target::All { 2_000 } else { 8_000 };
         let length = match (kind, target, random.below(8)) {
             // Long enough that what it held is copied to others.
@@ -76,7 +85,16 @@ impl Fault {
             (Kind::Stop, Target::Master) => "master stopped",
             (Kind::Kill, Target::All) => "all daemons killed",
             (Kind::Stop, Target::All) => "all daemons stopped",
+            (Kind::Cut(_), Target::Master | Target::All) => "chunk servers cut off",
+            (Kind::Cut(Cut { incoming: true, outgoing: true }), _) => "chunk server cut off",
+            (Kind::Cut(Cut { incoming: true, .. }), _) => "chunk server is deaf",
+            (Kind::Cut(_), _) => "chunk server is mute",
         }
+    }
+
+    /// Whether it cuts a chunk server off, by name. The master has no link of its own: it is cut from all.
+    fn cuts(&self, name: &str) -> bool {
+        self.target == Target::Master || self.hits(&Process { name: name.into(), ..Process::default() })
     }
 
     fn hits(&self, process: &Process) -> bool {
@@ -93,6 +111,7 @@ pub struct Cluster {
     gfs: PathBuf,
     dir: PathBuf,
     mounts: Vec<PathBuf>,
+    links: Links,
     keep: bool,
 }
 
@@ -104,13 +123,12 @@ impl Cluster {
         for mount in &mounts {
             std::fs::create_dir_all(mount).with_context(|| format!("cannot create {}", mount.display()))?;
         }
-        let cluster = Self { gfs, dir: dir.to_owned(), mounts, keep };
+        let links = Links::start(dir, chunk_servers)?;
+        let cluster = Self { gfs, dir: dir.to_owned(), mounts, links, keep };
         let count = chunk_servers.to_string();
         // Small chunks: many of them are hit.
-        cluster.gfs(
-            &["up", "--chunkservers", &count, "--base-port", "0", "--chunk-size", "1M", "--mount"],
-            &[&cluster.mounts[0]],
-        )?;
+        let made = ["--chunkservers", &count, "--base-port", "0", "--chunk-size", "1M", "--mount"];
+        cluster.up(&made, &[&cluster.mounts[0]])?;
         let master = cluster.master()?;
         cluster.run(Command::new(&cluster.gfs).args(["mount", &master]).arg(&cluster.mounts[1]))?;
         Ok(cluster)
@@ -127,15 +145,23 @@ impl Cluster {
         if hit.is_empty() {
             bail!("cluster.toml names no process for {:?}", fault.target);
         }
-        let (begin, end) = match fault.kind {
-            Kind::Kill => (Signal::KILL, None),
-            Kind::Stop => (Signal::STOP, Some(Signal::CONT)),
-        };
-        hit.iter().try_for_each(|process| send(process, begin))?;
-        std::thread::sleep(fault.length);
-        match end {
-            Some(end) => hit.iter().try_for_each(|process| send(process, end))?,
-            None => self.gfs(&["up"], &[]).map(drop)?,
+        let all = |signal| hit.iter().try_for_each(|process| send(process, signal));
+        match fault.kind {
+            Kind::Kill => {
+                all(Signal::KILL)?;
+                std::thread::sleep(fault.length);
+                self.up(&[], &[])?;
+            }
+            Kind::Stop => {
+                all(Signal::STOP)?;
+                std::thread::sleep(fault.length);
+                all(Signal::CONT)?;
+            }
+            Kind::Cut(cut) => {
+                self.links.cut(cut, |name| fault.cuts(name));
+                std::thread::sleep(fault.length);
+                self.links.cut(Cut::default(), |_| true);
+            }
         }
         self.wait_until_healthy()
     }
@@ -177,6 +203,11 @@ impl Cluster {
     fn ask(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(&self.gfs);
         Ok(command.arg("--cluster").arg(self.master()?).args(arguments).output()?)
+    }
+
+    fn up(&self, arguments: &[&str], paths: &[&Path]) -> Result<()> {
+        let links = self.links.argument();
+        self.gfs(&[&["up", "--links", &links], arguments].concat(), paths)
     }
 
     fn gfs(&self, arguments: &[&str], paths: &[&Path]) -> Result<()> {
@@ -239,7 +270,7 @@ mod tests {
         assert_eq!(faults(5), faults(5));
         assert_ne!(faults(5), faults(6));
         let classes: BTreeSet<_> = faults(5).iter().map(Fault::class).collect();
-        assert_eq!(classes.len(), 6, "{classes:?}");
+        assert_eq!(classes.len(), 10, "{classes:?}");
         let targets: BTreeSet<_> = faults(5).iter().map(|fault| fault.target).collect();
         assert_eq!(targets.len(), 6, "{targets:?}");
     }
@@ -251,6 +282,7 @@ mod tests {
         assert!(fault(Target::ChunkServer(2)).hits(&process("chunkd-2")));
         assert!(!fault(Target::ChunkServer(2)).hits(&process("chunkd-20")));
         assert!(fault(Target::Master).hits(&process("master-1")));
+        assert!(fault(Target::Master).cuts("chunkd-1") && !fault(Target::ChunkServer(2)).cuts("chunkd-1"));
         assert!(fault(Target::All).hits(&process("chunkd-3")) && !fault(Target::All).hits(&process("mount-1")));
     }
 }

@@ -1,9 +1,10 @@
-//! `gfs torture`: writes, reads and names on two mounts while daemons are killed and stopped, every answer checked.
+//! `gfs torture`: writes, reads and names on two mounts while daemons are killed, stopped and cut off, every answer checked.
 //!
 //! It looks at a cluster from outside, as programs do: through mounts, and by the commands of this program.
 
 mod blocks;
 mod faults;
+mod links;
 mod load;
 
 use crate::{human, mounts, output};

@@ -20,6 +20,27 @@ pub struct Plan {
     chunkservers: u16,
     replicas: u8,
     chunk_size: u64,
+    links: Vec<Link>,
+}
+
+/// How a chunk server and the rest of the cluster reach each other, when not directly.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// The port by which others reach it.
+    pub advertise: u16,
+    /// The port by which it reaches the master.
+    pub master: u16,
+}
+
+impl Link {
+    /// `ADVERTISE/MASTER`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let ports = text.split_once('/').map(|(advertise, master)| (advertise.parse(), master.parse()));
+        match ports {
+            Some((Ok(advertise), Ok(master))) => Ok(Self { advertise, master }),
+            _ => Err("two ports, as PORT/PORT".into()),
+        }
+    }
 }
 
 /// One process that is wanted.
@@ -35,7 +56,7 @@ pub struct Wanted {
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Kind {
     Master { chunk_size: u64, replicas: u8 },
-    ChunkServer,
+    ChunkServer(Option<Link>),
 }
 
 impl Plan {
@@ -62,6 +83,7 @@ impl Plan {
             chunkservers,
             replicas,
             chunk_size: args.chunk_size.or(before.chunk_size).unwrap_or(DEFAULT_CHUNK_SIZE),
+            links: args.links.clone(),
         };
         plan.check()?;
         Ok(plan)
@@ -104,8 +126,9 @@ impl Plan {
     /// The chunk servers.
     pub fn chunk_servers(&self) -> Vec<Wanted> {
         let port = |n: u16| if self.base_port == 0 { 0 } else { self.base_port + 100 + 10 * (n - 1) };
+        let link = |n: u16| self.links.get(usize::from(n) - 1).copied();
         (1..=self.chunkservers)
-            .map(|n| Wanted { name: format!("chunkd-{n}"), port: port(n), kind: Kind::ChunkServer })
+            .map(|n| Wanted { name: format!("chunkd-{n}"), port: port(n), kind: Kind::ChunkServer(link(n)) })
             .collect()
     }
 }
@@ -115,7 +138,7 @@ impl Wanted {
     pub fn program(&self) -> &'static str {
         match self.kind {
             Kind::Master { .. } => "gfs-master",
-            Kind::ChunkServer => "gfs-chunkd",
+            Kind::ChunkServer(_) => "gfs-chunkd",
         }
     }
 
@@ -136,7 +159,11 @@ impl Wanted {
                 flag("--chunk-size", &chunk_size.to_string());
                 flag("--replicas", &replicas.to_string());
             }
-            Kind::ChunkServer => flag("--master", masters),
+            Kind::ChunkServer(None) => flag("--master", masters),
+            Kind::ChunkServer(Some(Link { advertise, master })) => {
+                flag("--master", &format!("127.0.0.1:{master}"));
+                flag("--advertise", &format!("127.0.0.1:{advertise}"));
+            }
         }
         arguments
     }
