@@ -64,7 +64,7 @@ pub enum ServerError {
 
 /// A chunk server that is registered and ready to serve.
 pub struct Server {
-    /// `host:port` of the data port, as it is advertised.
+    /// `host:port` of the data port on this machine. What is advertised to others may be another one.
     pub address: String,
     /// The HTTP port.
     pub http: SocketAddr,
@@ -112,7 +112,7 @@ impl Server {
         let cluster = cluster_of(&answer)?;
         adopt(&store, cluster, &registration, &answer).await?;
         let me = u16::try_from(answer.server).map_err(|_| ServerError::BadAnswer("server number"))?;
-        tracing::info!(server = me, %cluster, "registered");
+        tracing::info!(server = me, %cluster, advertised = registration.address, "registered");
         let shared = Arc::new(Shared::default());
         shared.set_usage(&store.usage());
         let driver = Driver::new(Parts {
@@ -126,7 +126,7 @@ impl Server {
         });
         let (sender, notices) = mpsc::channel(NOTICES);
         let (stop, shutdown) = watch::channel(false);
-        let address = registration.address.clone();
+        let address = reachable(local);
         let registration = v1::RegisterRequest { cluster: answer.cluster.clone(), ..registration };
         let heartbeats = Heartbeats {
             masters: config.masters(),
@@ -294,11 +294,6 @@ fn registration(
         Some(identity) => identity.server.to_be_bytes(),
         None => random()?,
     };
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let reachable = |address: SocketAddr| match address.ip().is_unspecified() {
-        true => format!("{name}:{}", address.port()),
-        false => address.to_string(),
-    };
     let address = if config.advertise.is_empty() { reachable(local) } else { config.advertise.clone() };
     let clean = !store.list().iter().any(|held| held.suspect);
     Ok(v1::RegisterRequest {
@@ -308,12 +303,24 @@ fn registration(
         address,
         http: reachable(http),
         zone: config.zone.clone(),
-        host: if config.host.is_empty() { name.clone() } else { config.host.clone() },
+        host: if config.host.is_empty() { host_name() } else { config.host.clone() },
         boot_id: store.boot()?,
         incarnation: u64::from_be_bytes(random()?).max(1),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         clean,
     })
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The name by which others find what listens at an address here.
+fn reachable(address: SocketAddr) -> String {
+    match address.ip().is_unspecified() {
+        true => format!("{}:{}", host_name(), address.port()),
+        false => address.to_string(),
+    }
 }
 
 fn io(operation: &'static str) -> impl FnOnce(std::io::Error) -> ServerError {
