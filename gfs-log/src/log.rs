@@ -229,8 +229,10 @@ impl Inner {
         }
         let mut writer = self.writer.lock();
         self.check_poison()?;
-        if writer.end + total > writer.current.limit() {
-            self.rotate(&mut writer, total)?;
+        // A mark must find room behind the last record: without one, damage to what was synced could pass for a torn tail.
+        let total_and_mark = total + frame::size(0);
+        if writer.end + total_and_mark > writer.current.limit() {
+            self.rotate(&mut writer, total_and_mark)?;
         }
         let start = writer.end;
         self.write_frames(&writer, records)?;

@@ -176,6 +176,20 @@ fn a_failed_fsync_poisons_the_log_for_good() {
 }
 
 #[test]
+fn damage_in_a_segment_that_is_full_is_found_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path()).unwrap();
+    // They would fill the segment to its last byte, and leave no room for a mark that says that they are durable.
+    for length in [673, 745, 1201, 825, 1209, 1105, 1905, 185, 1089, 1457, 145, 1361] {
+        log.append(1, &[&vec![7; length]]).unwrap();
+    }
+    log.sync(log.end()).unwrap();
+    drop(log);
+    flip(&segments(dir.path())[0], DATA, 1);
+    assert!(matches!(open(dir.path()), Err(LogError::Corrupt { .. })));
+}
+
+#[test]
 fn waiters_of_a_closed_log_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(dir.path()).unwrap();
