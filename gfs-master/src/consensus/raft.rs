@@ -80,7 +80,7 @@ impl RaftConsensus {
             .await
             .map_err(|error| StartError::Recovery(error.to_string()))?;
         let stopped = Arc::new(watch::channel(false).0);
-        let batcher = Batcher::start(raft.clone(), machine.clone(), stopped.clone());
+        let batcher = Batcher::start(raft.clone(), machine.clone(), log.clone(), stopped.clone());
         let checkpoint_end = AtomicU64::new(log.end().saturating_sub(log.bytes()));
         let node = dir.node();
         let this = Self { raft, machine, log, batcher, dir, policy, checkpoint_end, stopped };
@@ -119,6 +119,12 @@ impl RaftConsensus {
         &self.machine
     }
 
+    /// The log, for tests that fill its disk.
+    #[cfg(test)]
+    pub(super) fn log(&self) -> &LogStore {
+        &self.log
+    }
+
     /// Turns true when the log has failed: the process must stop, and must not retry.
     pub fn stopped(&self) -> watch::Receiver<bool> {
         self.stopped.subscribe()
@@ -146,10 +152,14 @@ impl RaftConsensus {
             return Ok(());
         }
         if self.machine.checkpointed() < target {
+            let failed = self.machine.checkpoint_fails();
             self.raft.trigger().snapshot().await.map_err(|error| wrong(error.to_string()))?;
             let wait = self.raft.wait(Some(RECOVERY_LIMIT));
             let done = wait.metrics(|metrics| metrics.snapshot.is_some_and(|id| id.index + 1 >= target), "checkpoint");
-            done.await.map_err(|error| wrong(error.to_string()))?;
+            tokio::select! {
+                done = done => drop(done.map_err(|error| wrong(error.to_string()))?),
+                error = failed => return Err(error.into()),
+            }
         }
         self.checkpoint_end.store(end, Ordering::Relaxed);
         let dir = self.dir.path().to_owned();
