@@ -3,6 +3,8 @@
 //! Nothing here is skipped silently: a missing /dev/fuse or binary is a failure that says so.
 
 pub mod cluster;
+pub mod power;
+pub mod record;
 pub mod work;
 
 pub use cluster::{Cluster, Options, Process};
