@@ -84,7 +84,11 @@ impl Layer {
                     let _ = rustix::mount::unmount(&self.path, UnmountFlags::DETACH);
                     break Err(error.into());
                 }
-                Ok(()) => break session.join(),
+                Ok(()) => {
+                    // A thread that was about to read its next request may say that the connection was aborted.
+                    let _ = session.join();
+                    break Ok(());
+                }
             }
         };
         unmounted.map_err(|error: io::Error| {

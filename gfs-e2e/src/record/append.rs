@@ -1,6 +1,6 @@
 //! A file that grows at its end.
 
-use super::{Load, found, parent, sync_dir};
+use super::{Believe, Load, found, parent, sync_dir};
 use crate::power::Random;
 use crate::work::pattern;
 use std::fs::{File, OpenOptions};
@@ -15,6 +15,7 @@ const AT_ONCE: u64 = 20_000;
 /// can come back unseen.
 pub struct Append {
     path: PathBuf,
+    believe: Believe,
     file: Option<File>,
     /// From where on bytes are of which seed.
     seeds: Vec<(u64, u64)>,
@@ -27,8 +28,8 @@ pub struct Append {
 
 impl Append {
     /// A file that is not there yet.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, file: None, seeds: vec![(0, 1)], synced: 0, answered: 0, ends: Vec::new(), made: false }
+    pub fn new(path: PathBuf, believe: Believe) -> Self {
+        Self { path, believe, file: None, seeds: vec![(0, 1)], synced: 0, answered: 0, ends: Vec::new(), made: false }
     }
 
     fn expected(&self, offset: u64, length: u64) -> Vec<u8> {
@@ -104,6 +105,10 @@ impl Load for Append {
         self.open()?.write_all(&bytes)?;
         self.answered += length;
         let size = self.open()?.metadata()?.len();
+        if size < self.answered && self.believe == Believe::Files {
+            // The master has lost power, and the size of what was appended last with it.
+            return Err(io::ErrorKind::StaleNetworkFileHandle.into());
+        }
         assert_eq!(
             size,
             self.answered,
@@ -143,7 +148,7 @@ mod tests {
     use super::*;
 
     fn append(synced: u64, ends: &[u64]) -> Append {
-        Append { synced, answered: synced, ends: ends.to_vec(), ..Append::new("f".into()) }
+        Append { synced, answered: synced, ends: ends.to_vec(), ..Append::new("f".into(), Believe::Directories) }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Small files that come and go.
 
-use super::{Load, found, sync_dir};
+use super::{Believe, Load, found, sync_dir};
 use crate::power::Random;
 use crate::work::pattern;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,7 @@ const LONGEST: u64 = 12_000;
 /// A directory of small files, some of them synced, some not, some deleted.
 pub struct Files {
     directory: PathBuf,
+    believe: Believe,
     /// The directory is there for sure.
     made: bool,
     files: BTreeMap<u64, Entry>,
@@ -44,8 +45,8 @@ impl Entry {
 
 impl Files {
     /// A directory that is not there yet.
-    pub fn new(directory: PathBuf) -> Self {
-        Self { directory, made: false, files: BTreeMap::new(), next: 0 }
+    pub fn new(directory: PathBuf, believe: Believe) -> Self {
+        Self { directory, believe, made: false, files: BTreeMap::new(), next: 0 }
     }
 
     fn path(&self, number: u64) -> PathBuf {
@@ -54,7 +55,9 @@ impl Files {
 
     fn sync_names(&mut self) -> io::Result<()> {
         sync_dir(&self.directory)?;
-        self.files.values_mut().for_each(Entry::settle);
+        if self.believe == Believe::Directories {
+            self.files.values_mut().for_each(Entry::settle);
+        }
         Ok(())
     }
 
@@ -71,7 +74,11 @@ impl Files {
         drop(file);
         let entry = self.files.get_mut(&number).expect("inserted");
         (entry.answered, entry.synced) = (true, sync);
-        if sync { self.sync_names() } else { Ok(()) }
+        if sync {
+            self.sync_names()?;
+            self.files.get_mut(&number).expect("inserted").settle();
+        }
+        Ok(())
     }
 
     fn remove(&mut self, random: &mut Random) -> io::Result<()> {

@@ -45,14 +45,24 @@ pub trait Load: Send {
     fn settle(&mut self) -> io::Result<()>;
 }
 
+/// What is taken for durable when the sync of a directory has returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Believe {
+    /// All changes of its names that were answered before.
+    Directories,
+    /// Only the names of files that were synced themselves. A mount that outlives a power cut of the master is not told that names are
+    /// lost that nobody had synced by then, and syncs the directory of which they are gone.
+    Files,
+}
+
 /// One load of each kind, with its files in a directory.
-pub fn all_kinds(directory: &Path) -> Vec<Box<dyn Load>> {
+pub fn all_kinds(directory: &Path, believe: Believe) -> Vec<Box<dyn Load>> {
     vec![
         Box::new(Blocks::new(directory.join("blocks"), false)),
         Box::new(Blocks::new(directory.join("synchronous"), true)),
-        Box::new(Append::new(directory.join("appended"))),
-        Box::new(Files::new(directory.join("files"))),
-        Box::new(Replace::new(directory.join("replaced"))),
+        Box::new(Append::new(directory.join("appended"), believe)),
+        Box::new(Files::new(directory.join("files"), believe)),
+        Box::new(Replace::new(directory.join("replaced"), believe)),
     ]
 }
 

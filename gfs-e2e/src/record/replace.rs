@@ -1,6 +1,6 @@
 //! A file that is replaced as editors and package managers do it: written beside, synced, renamed over.
 
-use super::{Load, found, parent, sync_dir};
+use super::{Believe, Load, found, parent, sync_dir};
 use crate::power::Random;
 use crate::work::pattern;
 use std::fs::File;
@@ -10,6 +10,7 @@ use std::path::PathBuf;
 /// A name that always stands for a whole version.
 pub struct Replace {
     path: PathBuf,
+    believe: Believe,
     /// The version whose name was synced, 0 for none, and those renamed over it since.
     allowed: Vec<u64>,
     answered: usize,
@@ -24,8 +25,8 @@ fn content(version: u64) -> Vec<u8> {
 
 impl Replace {
     /// A name that is not there yet.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, allowed: vec![0], answered: 0, newest: 0 }
+    pub fn new(path: PathBuf, believe: Believe) -> Self {
+        Self { path, believe, allowed: vec![0], answered: 0, newest: 0 }
     }
 
     /// Which version is there.
@@ -58,7 +59,9 @@ impl Load for Replace {
         self.answered = self.allowed.len() - 1;
         if random.once_in(2) {
             sync_dir(parent(&self.path))?;
-            self.nothing_is_lost();
+            if self.believe == Believe::Directories {
+                self.nothing_is_lost();
+            }
         }
         Ok(())
     }
