@@ -43,6 +43,6 @@ cargo test --workspace --exclude gfs-e2e
 # Optimized too: the compiler once dropped a field of a converted message there, and only there.
 cargo test --release -p gfs-proto
 # One cluster at a time: each of these tests starts daemons and mounts. The suites come last: fsx takes longest.
-for suite in basics two_mounts faults outage integrity mount_forms packaging commands programs network full suites; do
+for suite in basics two_mounts faults outage integrity mount_forms packaging commands programs network full power suites; do
     cargo test -p gfs-e2e --test "$suite" -- --test-threads=1
 done

@@ -1,5 +1,6 @@
 //! A cluster of real processes on this machine, brought up with `gfs up` and taken down when dropped.
 
+use crate::power::Machines;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::fs;
 use std::net::TcpListener;
@@ -20,11 +21,22 @@ pub struct Options {
     pub chunk_size: Option<u64>,
     /// Further options of the mounts, as after `-o`.
     pub mount_options: String,
+    /// Settings of the daemons, as environment variables.
+    pub settings: Vec<(&'static str, String)>,
+    /// Whether each daemon runs on a machine of its own, the power of which can be cut.
+    pub power: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { chunkservers: 3, replicas: 3, chunk_size: None, mount_options: String::new() }
+        Self {
+            chunkservers: 3,
+            replicas: 3,
+            chunk_size: None,
+            mount_options: String::new(),
+            settings: Vec::new(),
+            power: false,
+        }
     }
 }
 
@@ -55,6 +67,7 @@ pub struct Cluster {
     options: Options,
     base_port: u16,
     extra_mounts: Vec<PathBuf>,
+    machines: Option<Machines>,
     // Last, so that it is removed after everything in it has stopped.
     root: TempDir,
 }
@@ -102,7 +115,12 @@ impl Cluster {
         let root =
             tempfile::Builder::new().prefix("gfs-e2e-").permissions(mode).tempdir().expect("temporary directory");
         fs::create_dir(root.path().join("mnt")).expect("mount point");
-        let cluster = Self { options, base_port: free_ports(), extra_mounts: Vec::new(), root };
+        let mut cluster = Self { options, base_port: free_ports(), extra_mounts: Vec::new(), machines: None, root };
+        if cluster.options.power {
+            let servers: Vec<_> = (1..=cluster.options.chunkservers).map(|n| format!("chunkd-{n}")).collect();
+            let names = std::iter::once("master-1").chain(servers.iter().map(String::as_str));
+            cluster.machines = Some(Machines::start(&cluster.dir(), names));
+        }
         cluster.up();
         cluster
     }
@@ -115,6 +133,11 @@ impl Cluster {
 
     /// As `up`, but hands the outcome back.
     pub fn try_up(&self) -> Output {
+        self.up_command().output().expect("run gfs up")
+    }
+
+    /// The command that brings up what is missing.
+    pub fn up_command(&self) -> Command {
         let mut command = Command::new(binary("gfs"));
         command.arg("up").arg("--dir").arg(self.dir()).arg("--mount").arg(self.mount());
         command.args(["--base-port", &self.base_port.to_string()]);
@@ -123,7 +146,13 @@ impl Cluster {
         if let Some(size) = self.options.chunk_size {
             command.args(["--chunk-size", &size.to_string()]);
         }
-        command.output().expect("run gfs up")
+        command.envs(self.options.settings.iter().map(|(key, value)| (key, value)));
+        if let Some(machines) = &self.machines {
+            let running = self.processes();
+            let runs = |name: &str| running.iter().any(|process| process.name == name && alive(process.pid));
+            command.env("GFS_CHUNKD_BOOT_ID", machines.boot_id(runs));
+        }
+        command
     }
 
     /// Where the cluster keeps its data.
@@ -207,13 +236,29 @@ impl Cluster {
         wait_until(&format!("{name} ends"), Duration::from_secs(10), || !alive(pid));
     }
 
+    /// The machines of the daemons, in a cluster with `Options::power`.
+    pub fn machines(&self) -> &Machines {
+        self.machines.as_ref().expect("a cluster whose power can be cut")
+    }
+
+    /// Cuts the power of some daemons' machines: kills the daemons and drops what was not on stable storage.
+    pub fn cut_power(&self, names: &[&str], seed: u64) {
+        let running = self.processes();
+        let running = running.into_iter().filter(|process| names.contains(&process.name.as_str())).collect();
+        kill_all(running);
+        self.machines().cut(names, seed);
+    }
+
+    /// Cuts the power of everything, the machine with the mount included.
+    pub fn cut_all_power(&self, seed: u64) {
+        kill_all(self.processes());
+        let names = self.machines().names();
+        self.machines().cut(&names.iter().map(String::as_str).collect::<Vec<_>>(), seed);
+    }
+
     /// Kills every daemon and leaves the mounts.
     pub fn kill_daemons(&self) {
-        let daemons: Vec<_> = self.processes().into_iter().filter(|p| !p.name.starts_with("mount")).collect();
-        for process in &daemons {
-            let _ = kill_process(Pid::from_raw(process.pid).expect("pid"), Signal::KILL);
-        }
-        wait_until("all daemons end", Duration::from_secs(10), || daemons.iter().all(|p| !alive(p.pid)));
+        kill_all(self.processes().into_iter().filter(|p| !p.name.starts_with("mount")).collect());
     }
 
     /// The ends of all logs, for a failure's message.
@@ -255,6 +300,14 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+/// Kills processes that may have ended already, and waits until they are gone.
+fn kill_all(processes: Vec<Process>) {
+    for process in &processes {
+        let _ = kill_process(Pid::from_raw(process.pid).expect("pid"), Signal::KILL);
+    }
+    wait_until("all that were killed end", Duration::from_secs(10), || processes.iter().all(|p| !alive(p.pid)));
 }
 
 /// Whether a process exists and is not a zombie.

@@ -7,6 +7,8 @@ pub mod daemon;
 pub mod disk;
 pub mod load;
 pub mod network;
+pub mod power;
+pub mod record;
 pub mod small;
 pub mod spread;
 pub mod work;

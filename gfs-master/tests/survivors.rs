@@ -168,8 +168,8 @@ async fn what_an_ended_session_may_have_written_beyond_the_end_is_cut_off() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_lost_session_files_that_are_longer_on_disk_are_cut() {
+/// A session is lost with the master, and the servers come back: those that are `longer` have a byte more than the file.
+async fn longer_files_are_cut(longer: impl Fn(ServerId, &Configuration) -> bool) {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path()).await;
     let (servers, client, inode, handle, configuration) = file(&server).await;
@@ -179,7 +179,8 @@ async fn after_a_lost_session_files_that_are_longer_on_disk_are_cut() {
     let server = Server::start(&MasterConfig { session_lease_ms: 1_000, ..config(dir.path()) }).await.unwrap();
     let mut servers = Vec::new();
     for id in &configuration.members {
-        let held = v1::ReplicaSummary { handle: handle.0, epoch: 1, length: SIZE + 1, ..Default::default() };
+        let length = SIZE + u64::from(longer(*id, &configuration));
+        let held = v1::ReplicaSummary { handle: handle.0, epoch: 1, length, ..Default::default() };
         servers.push(Chunkd::join_holding(&server, id.0 as u8, 2, vec![held]).await);
     }
     let cut = until("a cut", async || {
@@ -190,4 +191,14 @@ async fn after_a_lost_session_files_that_are_longer_on_disk_are_cut() {
     assert_eq!((cut.handle, cut.from), (handle, SIZE));
     assert!(server.leader.machine.state().sessions().get(session).is_none());
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_lost_session_files_that_are_longer_on_disk_are_cut() {
+    longer_files_are_cut(|_, _| true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_longer_on_one_disk_alone_is_cut_whoever_led_before() {
+    longer_files_are_cut(|id, configuration| id != configuration.primary).await;
 }

@@ -79,13 +79,21 @@ fn assigned(from: v1::Assignment) -> Result<Assigned, convert::ConvertError> {
 
 /// Stops serving a replica and asks to be left out. Nothing here waits for the replica: its disk may hang.
 fn leave(driver: &Arc<Driver>, handle: ChunkHandle, epoch: Epoch) {
-    let Some(slot) = driver.slot(handle) else { return };
+    let Some(slot) = driver.slot(handle) else { return missing(driver, handle, epoch) };
     // A newer epoch than is known here: the replica may be waiting for its disk. Who has left one serves in no older one either.
     if slot.epoch() > epoch || slot.role() == Role::Outside || !slot.leave(epoch) {
         return;
     }
     driver.push_later(&slot, Job::Broken { kind: ProblemKind::Retired, detail: "asked to leave".into() });
     driver.ask_to_leave(slot, epoch);
+}
+
+/// Others wait for a replica that is not here: a loss of power has taken it while it was new. It is not made any more in this epoch, so
+/// that the master can drop it without waiting for the lease to run out.
+fn missing(driver: &Arc<Driver>, handle: ChunkHandle, epoch: Epoch) {
+    let Some(slot) = driver.create(handle, InodeId(0), 0) else { return };
+    slot.leave(epoch);
+    report_missing(&driver.shared, handle);
 }
 
 /// Rule 13: zeroes what a shrunken file has lost, as a replicated write. Its identity is the epoch that the cut began, so that a

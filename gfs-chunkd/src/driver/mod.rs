@@ -256,7 +256,8 @@ impl Driver {
             committed: state.replica.committed().0,
             prepared: state.replica.prepared().0,
             flushed,
-            length: state.replica.length(),
+            // Whoever goes on after the others commits what it has prepared.
+            length: state.replica.length().max(state.replica.tail()),
             suspect: state.replica.is_suspect(),
         })
     }

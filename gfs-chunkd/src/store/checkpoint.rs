@@ -181,7 +181,7 @@ impl Disk {
                 !state.dead && state.changes != state.synced
             })
             .collect();
-        if dirty.len() > MANY {
+        if dirty.len() > MANY && self.syncs_whole {
             return self.sync_all();
         }
         for chunk in dirty {
@@ -198,7 +198,7 @@ impl Disk {
     fn sync_slots(&self) -> Result<(), StoreError> {
         let slots = std::mem::take(&mut *self.slots.lock());
         let touched = std::mem::take(&mut *self.touched.lock());
-        if slots.len() > MANY {
+        if slots.len() > MANY && self.syncs_whole {
             return self.sync_all();
         }
         for handle in slots {

@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 /// Directories that chunk files are spread over.
 pub(crate) const FANS: u64 = 256;
+/// The type of a file system that a program serves, as statfs tells it.
+const FUSE: u32 = 0x6573_5546;
 /// The largest record: a prepare with its data.
 const MAX_RECORD: u32 = 32 << 20;
 
@@ -33,6 +35,8 @@ pub(crate) struct Disk {
     pub geometry: Geometry,
     pub journal: Log,
     pub options: Arc<StoreOptions>,
+    /// Whether one syncfs brings everything to stable storage: the kernel does not pass it on to a file system in user space.
+    pub syncs_whole: bool,
     reserve: u64,
     /// Bytes that may be written before the file system is asked again.
     budget: AtomicI64,
@@ -67,6 +71,7 @@ impl Disk {
         let open_files = NonZeroUsize::new(options.open_files).unwrap_or(NonZeroUsize::MIN);
         let stat = rustix::fs::statvfs(path).map_err(|e| StoreError::io("statvfs", path, e))?;
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+        let kind = rustix::fs::fstatfs(&dir).map_err(|e| StoreError::io("statfs", path, e))?.f_type;
         let direct = Direct::new(options.direct_bytes);
         let reserve = options.reserve.unwrap_or((1 << 30).min(total / 100).max(4 * options.segment_bytes));
         Ok(Self {
@@ -76,6 +81,7 @@ impl Disk {
             geometry: Geometry { chunk_size: identity.chunk_size },
             journal,
             options,
+            syncs_whole: kind as u32 != FUSE,
             reserve,
             budget: AtomicI64::new(0),
             failed: AtomicBool::new(false),

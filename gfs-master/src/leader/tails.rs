@@ -3,10 +3,10 @@
 //! This room owns which files that may be, and has them cut there, so that no later growth shows the bytes (design section 4, rule 13).
 //! A writer that is alive and gives up says so itself (`Request::CutTail`). Of a session that ends, the files are those that it could
 //! write. A session that never came back to this process has told nothing: then it is every file of which a chunk server has reported
-//! more bytes than the size covers.
+//! more bytes than the size covers, whichever member that is: after a loss of power any of them may be the one that goes on.
 
 use super::{Leader, ServeError};
-use gfs_core::ids::{InodeId, ServerId, SessionId};
+use gfs_core::ids::{InodeId, SessionId};
 use gfs_core::meta::chunks::ChunkInfo;
 use gfs_core::meta::request::Request;
 use gfs_core::meta::state::State;
@@ -40,10 +40,10 @@ fn may_have_tail(state: &State, inode: InodeId) -> bool {
 }
 
 impl Leader {
-    /// A chunk server has reported the length of a replica. Only the primary's counts: it holds what any member holds.
-    pub fn saw_length(&self, state: &State, info: &ChunkInfo, server: ServerId, length: u64) {
-        let leads = info.configuration.primary == server && info.reserved.is_none();
-        let Some(attributes) = state.attributes(info.inode).filter(|_| leads) else { return };
+    /// A chunk server has reported where a replica ends. Each member's counts: while the others live the primary holds what any of them
+    /// holds, but when all have lost power it may be another one that goes on, with more.
+    pub fn saw_length(&self, state: &State, info: &ChunkInfo, length: u64) {
+        let Some(attributes) = state.attributes(info.inode).filter(|_| info.reserved.is_none()) else { return };
         let start = u64::from(info.index) * state.chunk_size();
         if start.saturating_add(length) > attributes.size {
             let mut reported = self.tails.0.lock();

@@ -330,7 +330,7 @@ impl Report {
                 if replica.suspect {
                     leader.servers.claim(server, handle, claim(replica));
                 }
-                leader.saw_length(&state, &info, server, replica.length);
+                leader.saw_length(&state, &info, replica.length);
             }
             Some(info) if info.configuration.syncing.contains(&server) => (),
             Some(_) => leader.servers.stray(server, handle, epoch),
