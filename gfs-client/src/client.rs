@@ -131,7 +131,7 @@ impl Client {
         let budget_units = (options.bytes_in_flight / BUDGET_UNIT).clamp(1, 1 << 24) as u32;
         let inner = Inner {
             masters,
-            data: DataPath::new(pool, session.clone(), locations.clone()),
+            data: DataPath::new(pool, session.clone(), locations.clone(), concerned.locks.clone()),
             session,
             grants: concerned.grants,
             cache: concerned.files,

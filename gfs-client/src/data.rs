@@ -7,6 +7,7 @@ use crate::error::ClientError;
 use crate::files::PIECE;
 use crate::limit::{CallLimit, WaitsFor};
 use crate::locations::{Locations, Peer};
+use crate::locks::LockBook;
 use crate::session::{Call, DataOperation, Session};
 use bytes::Bytes;
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId, ServerId};
@@ -96,20 +97,22 @@ impl Peer {
 /// In whose name a chunk is changed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Behalf {
-    /// Of a call that waits: when the session ends before the change was ordered, it happens in the next session.
-    Call,
+    /// Of a call that waits, and began in this session: when that ends before the change was ordered, it happens in the next one, but not
+    /// if a lock on the file was lost with it.
+    Call(u64),
     /// Of a write that was answered in this session: in no other, where somebody else may have written since.
     Session(u64),
 }
 
 impl Behalf {
-    /// The number of a mutation, in the session of this moment.
-    fn operation(self, session: &Session) -> Result<DataOperation, ClientError> {
-        let operation = session.data_operation();
-        match self {
-            Self::Session(wanted) if wanted != operation.session() => Err(ClientError::SessionLost { inode: None }),
-            Self::Session(_) | Self::Call => Ok(operation),
-        }
+    /// The number of a mutation of a file, in the session of this moment. Locks are lost before another session numbers its first.
+    fn operation(self, data: &DataPath, inode: InodeId) -> Result<DataOperation, ClientError> {
+        let operation = data.session.data_operation();
+        let allowed = match self {
+            Self::Session(wanted) => wanted == operation.session(),
+            Self::Call(begun) => begun == operation.session() || !data.locks.were_lost_since(inode, begun),
+        };
+        if allowed { Ok(operation) } else { Err(ClientError::SessionLost { inode: Some(inode) }) }
     }
 }
 
@@ -118,6 +121,7 @@ pub(crate) struct DataPath {
     pub(crate) pool: DataPool,
     pub(crate) session: Arc<Session>,
     pub(crate) locations: Arc<Locations>,
+    pub(crate) locks: Arc<LockBook>,
 }
 
 /// What a member's answer means for a read.
@@ -169,8 +173,13 @@ impl Backoff {
 }
 
 impl DataPath {
-    pub(crate) fn new(pool: DataPool, session: Arc<Session>, locations: Arc<Locations>) -> Self {
-        Self { pool, session, locations }
+    pub(crate) fn new(pool: DataPool, session: Arc<Session>, locations: Arc<Locations>, locks: Arc<LockBook>) -> Self {
+        Self { pool, session, locations, locks }
+    }
+
+    /// In whose name a call that begins now changes chunks.
+    pub(crate) fn call(&self) -> Behalf {
+        Behalf::Call(self.session.data_session())
     }
 
     // --- where a chunk is
@@ -421,7 +430,7 @@ impl DataPath {
         behalf: Option<Behalf>,
         limit: &CallLimit,
     ) -> Result<Changed, DataFailure> {
-        let mut operation = behalf.map(|behalf| behalf.operation(&self.session)).transpose()?;
+        let mut operation = behalf.map(|behalf| behalf.operation(self, piece.inode)).transpose()?;
         let (mut backoff, mut per_try, mut first_epoch) = (Backoff::new(), WRITE_TRY.0, piece.epoch);
         loop {
             let configuration = self.configuration(piece.handle, limit).await?;
@@ -456,7 +465,7 @@ impl DataPath {
                 Next::Fenced => {
                     limit.failed(|| "the session is over".into());
                     backoff.pause(limit, 0).await?;
-                    operation = behalf.map(|behalf| behalf.operation(&self.session)).transpose()?;
+                    operation = behalf.map(|behalf| behalf.operation(self, piece.inode)).transpose()?;
                 }
                 Next::Stale(known, servers) => {
                     self.locations.learn_servers(servers);

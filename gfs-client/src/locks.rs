@@ -22,6 +22,8 @@ pub(crate) struct LockBook {
 struct Book {
     held: BTreeMap<InodeId, BTreeSet<(LockFamily, u64)>>,
     lost: BTreeSet<InodeId>,
+    /// Open files of which locks were lost, and the last session with which they were.
+    past: BTreeMap<InodeId, u64>,
 }
 
 impl LockBook {
@@ -45,11 +47,17 @@ impl LockBook {
     }
 
     /// The session is gone, and every lock with it.
-    pub(crate) fn lose_all(&self) {
+    pub(crate) fn lose_all(&self, session: u64) {
         let mut book = self.state.lock();
         let files: Vec<InodeId> = std::mem::take(&mut book.held).into_keys().collect();
+        book.past.extend(files.iter().map(|inode| (*inode, session)));
         book.lost.extend(files);
         self.lost.store(book.lost.len(), Ordering::Release);
+    }
+
+    /// Whether locks on a file were lost with this session or a later one.
+    pub(crate) fn were_lost_since(&self, inode: InodeId, session: u64) -> bool {
+        self.state.lock().past.get(&inode).is_some_and(|lost| *lost >= session)
     }
 
     /// What was written to a file is lost.
@@ -75,6 +83,7 @@ impl LockBook {
         let mut book = self.state.lock();
         book.held.remove(&inode);
         book.lost.remove(&inode);
+        book.past.remove(&inode);
         self.lost.store(book.lost.len(), Ordering::Release);
     }
 }
@@ -170,7 +179,7 @@ mod tests {
         book.hold(InodeId(6), &lock(1, LockMode::Read, 9));
         book.hold(InodeId(6), &lock(1, LockMode::Unlock, u64::MAX));
         assert!(book.check(FILE).is_ok());
-        book.lose_all();
+        book.lose_all(1);
         assert!(matches!(book.check(FILE), Err(ClientError::SessionLost { inode: Some(FILE) })));
         assert!(book.check(FILE).is_ok());
         assert!(book.check(InodeId(6)).is_ok());

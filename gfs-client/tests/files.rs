@@ -4,7 +4,8 @@ mod support;
 
 use bytes::Bytes;
 use gfs_client::{Access, AttributeChanges, Client, ClientError, OpenFile, ROOT, Refusal, Zeroing};
-use gfs_core::ids::ServerId;
+use gfs_core::ids::{ServerId, SessionId};
+use gfs_core::meta::request::{Lock, LockFamily, LockMode, LockOwner, LockRange};
 use gfs_proto::v1::data_reply::Status;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -578,6 +579,35 @@ async fn a_write_under_way_when_its_session_ends_happens_in_the_next_one() {
     file.write(&call(), 100, pattern(7, 50), false).await.unwrap();
     assert_ne!(client.session(), old);
     assert_eq!(file.read(&call(), 100, 50).await.unwrap(), pattern(7, 50));
+}
+
+#[tokio::test]
+async fn a_write_under_a_lock_that_its_session_lost_does_not_happen() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let client = cluster.client().await;
+    let file = create(&client, b"f").await;
+    file.write(&call(), 0, pattern(0, 5000), false).await.unwrap();
+    let owner = LockOwner { session: SessionId(0), owner: 7 };
+    let range = LockRange { start: 0, end: u64::MAX };
+    let lock = Lock { family: LockFamily::Flock, owner, pid: 1, mode: LockMode::Write, range };
+    client.set_lock(&call(), file.inode(), lock, false).await.unwrap();
+    let writes = cluster.chunks.count("write");
+    // Both are on their way when the session ends; only one of them can be told by the loss of the lock.
+    cluster.chunks.fail(None, "write", Fault::Silent);
+    cluster.chunks.fail(None, "write", Fault::Silent);
+    let under_way = [0, 200].map(|offset| {
+        let file = file.clone();
+        tokio::spawn(async move { file.write(&call(), offset, pattern(7, 50), false).await })
+    });
+    until("both are sent", || cluster.chunks.is_obeyed()).await;
+    cluster.master.expire(client.session());
+    for write in under_way {
+        assert!(matches!(write.await.unwrap(), Err(ClientError::SessionLost { .. })));
+    }
+    assert_eq!(cluster.chunks.count("write"), writes);
+    // The loss of the lock was told by neither: they began before it.
+    assert!(matches!(file.write(&call(), 0, pattern(1, 50), false).await, Err(ClientError::SessionLost { .. })));
+    file.write(&call(), 0, pattern(1, 50), false).await.unwrap();
 }
 
 #[tokio::test]

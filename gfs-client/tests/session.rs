@@ -150,6 +150,25 @@ async fn a_lost_session_is_replaced_and_lost_locks_are_told_once() {
 }
 
 #[tokio::test]
+async fn a_sync_does_not_vouch_for_what_a_master_lost_after_it_had_answered() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let client = cluster.client().await;
+    let opened = client.create_open(&call(), ROOT, b"f", 0o644, 0, true, gfs_client::Access::Both).await.unwrap();
+    make(&client, b"kept").await.unwrap();
+    client.sync_directory(&call(), ROOT).await.unwrap();
+    let on_disk = cluster.master.state.lock().clone();
+    make(&client, b"lost").await.unwrap();
+    opened.file.write(&call(), 0, "longer".into(), false).await.unwrap();
+    // Its power is cut before the last of its log is on stable storage.
+    *cluster.master.state.lock() = on_disk;
+    cluster.master.disconnect();
+    assert!(matches!(client.sync_directory(&call(), ROOT).await, Err(ClientError::SessionLost { inode: Some(ROOT) })));
+    assert!(matches!(opened.file.sync(&call(), false).await, Err(ClientError::SessionLost { .. })));
+    client.sync_directory(&call(), ROOT).await.unwrap();
+    opened.file.sync(&call(), false).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_mutation_with_an_unknown_outcome_fails_with_the_session_and_others_go_on() {
     let cluster = Cluster::start(0, CHUNK).await;
     let client = cluster.client().await;

@@ -482,8 +482,9 @@ impl Filesystem for Operations {
         answer!(reply, self.fs.close_directory(fh.0), () => reply.ok());
     }
 
-    fn fsyncdir(&self, request: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.simple("fsyncdir", request, reply, move |fs, call| async move { fs.barrier(&call).await });
+    fn fsyncdir(&self, request: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let inode = self.fs.inner(ino.0);
+        self.simple("fsyncdir", request, reply, move |fs, call| async move { fs.sync_directory(&call, inode).await });
     }
 
     fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -45,6 +45,7 @@ pub(super) struct Record<'a> {
     pub(super) context: &'a CallContext,
     pub(super) data: Bytes,
     pub(super) clear_suid: bool,
+    pub(super) behalf: Behalf,
 }
 
 impl OpenFile {
@@ -54,6 +55,7 @@ impl OpenFile {
     /// # Errors
     /// As `write`. After `TimedOut` and `Interrupted` the record may have been appended.
     pub async fn append(&self, context: &CallContext, data: Bytes, clear_suid: bool) -> Result<u64, ClientError> {
+        let behalf = self.client().inner.data.call();
         self.client().settle(self.inner.inode, context).await?;
         self.check_writable()?;
         if data.is_empty() {
@@ -65,7 +67,7 @@ impl OpenFile {
         let (mut data, mut first) = (data, None);
         while !data.is_empty() {
             let part = data.split_to(data.len().min(most));
-            let record = Record { file: self, context, data: part, clear_suid };
+            let record = Record { file: self, context, data: part, clear_suid, behalf };
             let landed = record.append().await?;
             first.get_or_insert(landed);
         }
@@ -133,7 +135,7 @@ impl Record<'_> {
         let client = self.file.client();
         let piece = Piece::new(self.file.inode(), handle);
         let op = Op::Append(v1::Append { min_offset: min, limit: self.chunk_size(), crc: crc32c(data) });
-        let result = client.inner.data.change(piece, op, data.clone(), Some(Behalf::Call), &self.context.limit).await;
+        let result = client.inner.data.change(piece, op, data.clone(), Some(self.behalf), &self.context.limit).await;
         self.file.note_dirty(std::iter::once(handle));
         let changed = result?;
         let offset = changed.reply.offset;
@@ -172,7 +174,7 @@ impl Record<'_> {
         }
         let nothing = view.without_chunks();
         if let Err(failure) =
-            self.file.write_spans(self.context, (&parts, &self.data), &nothing, &fresh, Behalf::Call).await
+            self.file.write_spans(self.context, (&parts, &self.data), &nothing, &fresh, self.behalf).await
         {
             return self.file.failed(failure, &fresh);
         }

@@ -62,11 +62,14 @@ impl Drop for Claim {
         let (file, index, handle, from, free, goal) =
             (self.file.clone(), self.index, self.handle, self.from, self.free, self.goal);
         let context = CallContext::new(Credentials::default(), CallLimit::within(RELEASE_LIMIT));
+        let session = file.client().inner.session.data_session();
         let release = async move {
             // First our own commit must be out of the question: it may still be on its way.
             let fenced = file.fence(&context, (index, handle), free, goal).await;
             match fenced {
-                Ok(true) => file.cut_tail(&context, handle, from).await.map_err(|failure| format!("{failure:?}")),
+                Ok(true) => {
+                    file.cut_tail(&context, (handle, session), from).await.map_err(|failure| format!("{failure:?}"))
+                }
                 Ok(false) => Ok(()),
                 Err(error) => Err(error.to_string()),
             }
@@ -126,7 +129,7 @@ impl Record<'_> {
         let rest = self.data.slice(room as usize..);
         let fresh = [Fresh::alone(self.file, self.context, claim.free, claim.goal).await?];
         let span = Span { index: next, offset: 0, length: rest.len() as u64, at: 0 };
-        let written = match self.file.write_spans(self.context, (&[span], &rest), view, &fresh, Behalf::Call).await {
+        let written = match self.file.write_spans(self.context, (&[span], &rest), view, &fresh, self.behalf).await {
             Ok(written) => written,
             Err(failure) => return self.file.failed(failure, &fresh),
         };
@@ -181,10 +184,11 @@ impl Record<'_> {
     }
 
     async fn take_over(&self, (index, handle): (u32, ChunkHandle)) -> Result<Attempt<u64>, ClientError> {
+        let session = self.file.client().inner.session.data_session();
         // Again, now that nothing can be committed over the border: what is covered stays.
         let size = self.file.fresh_view(self.context, index, index).await?.attributes.size;
         if index_of(size, self.chunk_size()) == index
-            && let Err(failure) = self.file.cut_tail(self.context, handle, size % self.chunk_size()).await
+            && let Err(failure) = self.file.cut_tail(self.context, (handle, session), size % self.chunk_size()).await
         {
             return self.file.failed(failure, &[]);
         }
@@ -216,17 +220,29 @@ impl OpenFile {
         let client = self.client();
         let piece = Piece::new(self.inode(), handle);
         let op = Op::Zero(v1::Zero { offset: 0, length: 1, truncate: false });
-        let result = client.inner.data.change(piece, op, Bytes::new(), Some(Behalf::Call), &context.limit).await;
+        let result =
+            client.inner.data.change(piece, op, Bytes::new(), Some(client.inner.data.call()), &context.limit).await;
         self.note_dirty(std::iter::once(handle));
         result.map(drop)
     }
 
-    /// Drops what lies in a chunk from an offset on: nobody is going to cover it.
-    async fn cut_tail(&self, context: &CallContext, handle: ChunkHandle, from: u64) -> Result<(), DataFailure> {
+    /// Drops what lies in a chunk from an offset on: nobody is going to cover it. Only in the session in which that was made sure of: in
+    /// another one somebody else may have written there.
+    async fn cut_tail(
+        &self,
+        context: &CallContext,
+        (handle, session): (ChunkHandle, u64),
+        from: u64,
+    ) -> Result<(), DataFailure> {
         let client = self.client();
         let piece = Piece::new(self.inode(), handle);
         let op = Op::Zero(v1::Zero { offset: from, length: client.inner.chunk_size - from, truncate: true });
-        client.inner.data.change(piece, op, Bytes::new(), Some(Behalf::Call), &context.limit).await.map(drop)
+        client
+            .inner
+            .data
+            .change(piece, op, Bytes::new(), Some(Behalf::Session(session)), &context.limit)
+            .await
+            .map(drop)
     }
 }
 

@@ -4,7 +4,7 @@ use super::split::{Span, spans};
 use super::view::MAX_COUNT;
 use super::write::{Attempt, Commit};
 use super::{OpenFile, Redo};
-use crate::data::{Behalf, DataFailure, Piece};
+use crate::data::{DataFailure, Piece};
 use crate::error::ClientError;
 use crate::limit::CallContext;
 use bytes::Bytes;
@@ -97,7 +97,8 @@ impl OpenFile {
         let client = self.client();
         let op = Op::Zero(v1::Zero { offset: part.offset, length: part.length, truncate: false });
         let piece = Piece::new(self.inner.inode, handle);
-        let result = client.inner.data.change(piece, op, Bytes::new(), Some(Behalf::Call), &context.limit).await;
+        let result =
+            client.inner.data.change(piece, op, Bytes::new(), Some(client.inner.data.call()), &context.limit).await;
         self.note_dirty(std::iter::once(handle));
         result.map(drop)
     }

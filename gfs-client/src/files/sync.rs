@@ -60,7 +60,9 @@ impl OpenFile {
         let held = self.client().inner.delegations.get(self.inner.inode);
         self.client().tell_all(held.into_iter().collect(), context).await?;
         self.check()?;
-        self.client().sync_file(context, self.inner.inode, self.state(), !data_only).await
+        self.client().sync_file(context, self.inner.inode, self.state(), !data_only).await?;
+        // The master may have changed meanwhile, and not know what another had answered.
+        self.check()
     }
 }
 
@@ -77,6 +79,15 @@ impl Client {
             result = result.and(Err(error));
         }
         result
+    }
+
+    /// Returns when every change of a directory's names that was answered is on stable storage at the masters.
+    ///
+    /// # Errors
+    /// `SessionLost` once after a master lost some of them; as every call.
+    pub async fn sync_directory(&self, context: &CallContext, inode: InodeId) -> Result<(), ClientError> {
+        self.barrier(context, true).await?;
+        self.inner.locks.check(inode)
     }
 
     async fn sync_files(&self, context: &CallContext) -> Result<(), ClientError> {

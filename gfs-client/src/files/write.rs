@@ -101,6 +101,8 @@ impl OpenFile {
         data: Bytes,
         clear_suid: bool,
     ) -> Result<(), ClientError> {
+        // Before the look at what is lost: what is lost later shows when the bytes are sent.
+        let behalf = self.client().inner.data.call();
         self.check_writable()?;
         self.end_of(offset, data.len() as u64)?;
         self.state().drained(context).await?;
@@ -111,7 +113,7 @@ impl OpenFile {
         while !data.is_empty() {
             let part = data.split_to(data.len().min(most as usize));
             let length = part.len() as u64;
-            self.write_part(context, offset, part, Manner { clear_suid, behind: None, behalf: Behalf::Call }).await?;
+            self.write_part(context, offset, part, Manner { clear_suid, behind: None, behalf }).await?;
             offset += length;
         }
         Ok(())

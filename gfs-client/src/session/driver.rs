@@ -201,15 +201,23 @@ impl Link {
         }
         let mut table = table.lock();
         let before = table.session;
+        let unknown = table.lost(&welcome);
         let lost = table.attach(out, welcome.session, welcome.resumed);
         let connection = table.connection;
         drop(table);
         if lost {
             tracing::warn!(old = before, new = welcome.session, "the session was lost");
-            concerned.locks.lose_all();
+            concerned.locks.lose_all(before);
             for held in concerned.delegations.all() {
                 self.shared.lose(&held);
             }
+        }
+        if !unknown.is_empty() {
+            tracing::warn!(
+                files = unknown.len(),
+                "the master has lost changes that it had answered: did it lose power?"
+            );
+            unknown.iter().for_each(|inode| concerned.locks.lose(*inode));
         }
         // After the files that are lost: what was answered of them is not to be written in this session.
         if before != welcome.session {

@@ -3,6 +3,7 @@
 //! This room owns numbering, resending, reconnecting and what is held open. It knows nothing of chunks or of what an answer means.
 
 mod driver;
+mod recent;
 mod shown;
 mod table;
 mod window;

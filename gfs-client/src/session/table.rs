@@ -3,10 +3,12 @@
 //! This room decides, under one lock and without waiting; `driver` carries messages. A mutation keeps its operation number over every
 //! connection, so that a repeat is answered and not applied again.
 
+use super::recent::Recent;
 use super::shown::Shown;
 use super::window::ConfirmWindow;
 use crate::error::ClientError;
 use crate::grants::{Grants, Stamp};
+use gfs_core::ids::InodeId;
 use gfs_core::meta::request::Refusal;
 use gfs_proto::convert::refusal_code;
 use gfs_proto::v1::{self, client_message::Body as Ask, request::Kind, server_message::Body as Said};
@@ -104,6 +106,7 @@ pub(super) struct Table {
     pub(super) connection: u64,
     opens: BTreeMap<(u64, u32), u32>,
     shown: Shown,
+    recent: Recent,
     /// The present session has ended on the master's side.
     expired: bool,
     handshaking: bool,
@@ -128,6 +131,7 @@ impl Table {
             connection: 0,
             opens: BTreeMap::new(),
             shown: Shown::default(),
+            recent: Recent::default(),
             expired: false,
             handshaking: false,
             late_closes: Vec::new(),
@@ -255,6 +259,7 @@ impl Table {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             creating,
             times: self.shown.recent(),
+            answered: if self.expired { Vec::new() } else { self.recent.operations() },
         }
     }
 
@@ -299,11 +304,17 @@ impl Table {
         lost
     }
 
+    /// What those operations were about that were answered, and that the master does not know.
+    pub(super) fn lost(&mut self, welcome: &v1::Welcome) -> BTreeSet<InodeId> {
+        if welcome.resumed { self.recent.take_lost(&welcome.lost) } else { BTreeSet::new() }
+    }
+
     /// Under a new session, operations count anew. A mutation that the old one may have carried out, and that cannot be repeated without
     /// showing, has an unknown outcome and fails.
     fn begin_session(&mut self, session: u64) {
         self.session = session;
         self.window = ConfirmWindow::default();
+        self.recent.clear();
         let tags: Vec<u64> = self.pending.keys().copied().collect();
         for tag in tags {
             let Some(pending) = self.pending.get_mut(&tag) else { continue };
@@ -357,6 +368,9 @@ impl Table {
         self.note_open(&pending.call, &said);
         if let (Call::SoftTimes(times), Said::Reply(v1::Reply { shown_ns: shown @ 1.., .. })) = (&pending.call, &said) {
             self.shown.note(times, *shown);
+        }
+        if let (Some(request), Said::Reply(reply)) = (pending.call.request(), &said) {
+            self.recent.note(pending.operation, request, reply);
         }
         let stamp = pending.stamp.unwrap_or_else(|| self.grants.stamp());
         let call = pending.call;

@@ -164,9 +164,9 @@ impl Fs {
     /// Everything before is durable at a quorum of masters.
     ///
     /// # Errors
-    /// When the cluster does not answer.
-    pub async fn barrier(&self, call: &Call) -> Result<()> {
-        self.done(call, Request::Barrier { times: true }).await
+    /// When the cluster does not answer; EIO once after the only master lost power, and with it changes of this directory.
+    pub async fn sync_directory(&self, call: &Call, inode: InodeId) -> Result<()> {
+        Ok(self.client.sync_directory(&call.context, inode).await?)
     }
 
     /// Attributes as this mount shows them: with a touch that the master does not know of yet, and then only for once.

@@ -9,6 +9,7 @@ use crate::leader::commit_times::Shown;
 use crate::leader::sessions::{Connection, Outgoing};
 use gfs_core::ids::{InodeId, OperationId, SessionId};
 use gfs_core::meta::request::Timestamp;
+use gfs_core::meta::sessions::Known;
 use gfs_proto::PROTOCOL;
 use gfs_proto::v1::{self, failure::Code, server_message::Body};
 use std::sync::Arc;
@@ -56,7 +57,9 @@ pub(super) async fn greet(
     };
     leader.show_again(session, &hello.times.iter().map(shown).collect::<Vec<_>>());
     leader.sessions.reclaimed(session);
-    let welcome = v1::ServerMessage { tag, body: Some(Body::Welcome(welcome(leader, session, resumed))) };
+    let lost = if resumed { unknown(leader, session, &hello.answered) } else { Vec::new() };
+    let welcome = v1::Welcome { lost, ..welcome(leader, session, resumed) };
+    let welcome = v1::ServerMessage { tag, body: Some(Body::Welcome(welcome)) };
     let sent = outgoing.send(Ok(welcome)).await;
     sent.map_err(|_| failing(Code::Stopping, "the client went away"))?;
     Ok((session, connection))
@@ -100,5 +103,13 @@ fn welcome(leader: &Leader, session: SessionId, resumed: bool) -> v1::Welcome {
         version: env!("CARGO_PKG_VERSION").into(),
         incarnation: leader.incarnation,
         resumed,
+        lost: Vec::new(),
     }
+}
+
+/// Operations that were answered and are not in the state: their answers came before they were on stable storage, and did not get there.
+fn unknown(leader: &Leader, session: SessionId, answered: &[u64]) -> Vec<u64> {
+    let state = leader.machine.state();
+    let is_new = |operation: u64| state.sessions().known(OperationId { session, operation }) == Known::New;
+    answered.iter().copied().filter(|operation| is_new(*operation)).collect()
 }

@@ -115,6 +115,9 @@ pub struct Hello {
     /// of a session that is resumed: operations with `Create.open` that are not answered and still waited for
     #[prost(uint64, repeated, tag = "8")]
     pub creating: ::prost::alloc::vec::Vec<u64>,
+    /// of a session that is resumed: operations answered lately, which a master that lost power may have lost
+    #[prost(uint64, repeated, tag = "10")]
+    pub answered: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Welcome {
@@ -140,6 +143,9 @@ pub struct Welcome {
     /// false: the old session is gone and this is a new one
     #[prost(bool, tag = "9")]
     pub resumed: bool,
+    /// those of `Hello.answered` that this master does not know
+    #[prost(uint64, repeated, tag = "10")]
+    pub lost: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Failure {
