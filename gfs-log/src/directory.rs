@@ -1,7 +1,7 @@
 //! The directory of a log: its lock, its listing, and making changes in it durable.
 
 use crate::error::LogError;
-use crate::segment::Segment;
+use crate::segment::{SPARE_WORK, Segment, WORK};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ pub(crate) fn list(dir: &Path) -> Result<Listing, LogError> {
             listing.bases.push(base);
         } else if name.ends_with(".spare") {
             listing.spares.push(entry.path());
-        } else if name == "new.tmp" {
+        } else if name == WORK || name == SPARE_WORK {
             std::fs::remove_file(entry.path()).map_err(|e| LogError::io("unlink", &entry.path(), e))?;
         }
     }

@@ -92,6 +92,7 @@ pub(crate) struct Inner {
     pub work: Condvar,
     pub broken: AtomicBool,
     pub fail_next_sync: AtomicBool,
+    pub disk_is_full: AtomicBool,
 }
 
 impl Log {
@@ -131,6 +132,7 @@ impl Log {
             work: Condvar::new(),
             broken: AtomicBool::new(false),
             fail_next_sync: AtomicBool::new(false),
+            disk_is_full: AtomicBool::new(false),
         });
         let served = inner.clone();
         let thread = std::thread::Builder::new()
@@ -148,6 +150,15 @@ impl Log {
     /// Appends several records with one write. On an error none of them is in the log.
     pub fn append_batch(&self, records: &[(u8, &[&[u8]])]) -> Result<Appended, LogError> {
         self.inner.append(records)
+    }
+
+    /// Makes sure that `bytes` more, frames included, can be appended whatever others do to the disk: what is left of the segment has room
+    /// for them, or another segment is set aside. For those who cannot go on after an append that was refused.
+    ///
+    /// # Errors
+    /// As of an append: one that `is_no_space` may be repeated when there is room.
+    pub fn ensure_room(&self, bytes: u64) -> Result<(), LogError> {
+        self.inner.ensure_room(bytes)
     }
 
     /// Blocks until everything before `upto` is on stable storage; callers share one fdatasync.
@@ -200,6 +211,12 @@ impl Log {
     #[doc(hidden)]
     pub fn fail_next_sync(&self) {
         self.inner.fail_next_sync.store(true, Ordering::Release);
+    }
+
+    /// Takes the disk for full, for tests of what happens then.
+    #[doc(hidden)]
+    pub fn take_disk_for_full(&self, full: bool) {
+        self.inner.disk_is_full.store(full, Ordering::Release);
     }
 }
 
@@ -274,15 +291,48 @@ impl Inner {
         self.flushed.notify_all();
         self.work.notify_all();
         let bytes = self.options.segment_bytes.max(total + DATA).next_multiple_of(DATA);
-        // Never waits for a trim in progress.
+        // Never waits for a trim in progress, unless that is where the last room is.
         let spare = self.spares.try_lock().and_then(|mut spares| spares.pop());
-        let next = match Segment::create(&self.dir, writer.end, bytes, self.id, spare.as_deref()) {
-            Ok(next) => Arc::new(next),
-            Err(e) => return Err(e),
+        let next = match self.create_segment(writer.end, bytes, spare) {
+            Err(error) if error.is_no_space() => match self.spares.lock().pop() {
+                Some(spare) => self.create_segment(writer.end, bytes, Some(spare))?,
+                None => return Err(error),
+            },
+            created => created?,
         };
+        let next = Arc::new(next);
         directory::sync(&self.dir_file, &self.dir).inspect_err(|e| self.poison_by(e))?;
         self.segments.write().push(next.clone());
         writer.current = next;
+        Ok(())
+    }
+
+    fn create_segment(&self, base: u64, bytes: u64, spare: Option<PathBuf>) -> Result<Segment, LogError> {
+        if spare.is_none() {
+            self.check_disk()?;
+        }
+        Segment::create(&self.dir, base, bytes, self.id, spare.as_deref())
+    }
+
+    /// The refusal of a disk that a test wants to be full.
+    fn check_disk(&self) -> Result<(), LogError> {
+        let full = self.disk_is_full.load(Ordering::Acquire);
+        if full { Err(LogError::io("fallocate", &self.dir, rustix::io::Errno::NOSPC)) } else { Ok(()) }
+    }
+
+    fn ensure_room(&self, bytes: u64) -> Result<(), LogError> {
+        self.check_poison()?;
+        {
+            let writer = self.writer.lock();
+            if writer.end + bytes + frame::size(0) <= writer.current.limit() {
+                return Ok(());
+            }
+        }
+        let mut spares = self.spares.lock();
+        if spares.is_empty() {
+            self.check_disk()?;
+            spares.push(Segment::set_aside(&self.dir, self.options.segment_bytes)?);
+        }
         Ok(())
     }
 

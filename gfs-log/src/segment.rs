@@ -26,6 +26,10 @@ pub(crate) const DATA: u64 = 4096;
 const MAGIC: &[u8; 8] = b"GFSLOG\0\x01";
 const VERSION: u32 = 1;
 const HEADER: usize = 44;
+/// Where a segment is made.
+pub(crate) const WORK: &str = "new.tmp";
+/// Where a spare is made.
+pub(crate) const SPARE_WORK: &str = "spare.tmp";
 
 /// An open segment.
 #[derive(Debug)]
@@ -85,7 +89,7 @@ impl Segment {
     /// on stable storage when it returns; the name in the directory is not.
     pub fn create(dir: &Path, base: u64, bytes: u64, log: u64, spare: Option<&Path>) -> Result<Self, LogError> {
         let path = dir.join(Self::name(base));
-        let work = dir.join("new.tmp");
+        let work = dir.join(WORK);
         if let Some(spare) = spare {
             std::fs::rename(spare, &work).map_err(|e| LogError::io("rename", spare, e))?;
         }
@@ -99,17 +103,23 @@ impl Segment {
 
     fn prepare(work: &Path, path: &Path, header: SegmentHeader) -> Result<Self, LogError> {
         let file = open(work, OFlags::RDWR | OFlags::CREATE)?;
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, header.bytes) {
-            Ok(()) => {}
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                file.set_len(header.bytes).map_err(|e| LogError::io("truncate", work, e))?;
-            }
-            Err(e) => return Err(LogError::io("fallocate", work, e)),
-        }
+        allocate(&file, work, header.bytes)?;
         write_all(&file, work, &[&header.encode()], 0)?;
         file.sync_all().map_err(|e| LogError::io("fsync", work, e))?;
         std::fs::rename(work, path).map_err(|e| LogError::io("rename", work, e))?;
         Ok(Self { file, path: path.to_owned(), base: header.base, bytes: header.bytes })
+    }
+
+    /// Allocates a file that a segment can be made of later; returns its path. A crash may leave it behind: then it is found as a spare.
+    pub fn set_aside(dir: &Path, bytes: u64) -> Result<PathBuf, LogError> {
+        let (work, path) = (dir.join(SPARE_WORK), dir.join("next.spare"));
+        let made = open(&work, OFlags::RDWR | OFlags::CREATE).and_then(|file| allocate(&file, &work, bytes));
+        let made = made.and_then(|()| std::fs::rename(&work, &path).map_err(|e| LogError::io("rename", &work, e)));
+        if made.is_err() {
+            // What it has got so far is of no use, and others may need it.
+            let _ = std::fs::remove_file(&work);
+        }
+        made.map(|()| path)
     }
 
     /// Opens an existing segment and reads its header.
@@ -183,6 +193,15 @@ impl Segment {
             length -= piece;
         }
         Ok(())
+    }
+}
+
+/// Gives a file all its blocks, where the file system can.
+fn allocate(file: &File, path: &Path, bytes: u64) -> Result<(), LogError> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Ok(()) => Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(bytes).map_err(|e| LogError::io("truncate", path, e)),
+        Err(e) => Err(LogError::io("fallocate", path, e)),
     }
 }
 

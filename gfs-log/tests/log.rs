@@ -176,6 +176,37 @@ fn a_failed_fsync_poisons_the_log_for_good() {
 }
 
 #[test]
+fn room_that_was_set_aside_is_there_when_the_disk_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path()).unwrap();
+    let record = [7u8; 3000];
+    let append = || log.append(1, &[&record]);
+    log.ensure_room(SEGMENT / 2).unwrap();
+    assert!(!dir.path().join("next.spare").exists(), "the segment has room for that");
+    for _ in 0..3 {
+        append().unwrap();
+    }
+    // Set aside in time, it is there; only the next time there is no more.
+    log.ensure_room(SEGMENT / 2).unwrap();
+    assert!(dir.path().join("next.spare").exists());
+    log.take_disk_for_full(true);
+    for _ in 0..5 {
+        append().unwrap();
+    }
+    assert!(log.ensure_room(SEGMENT / 2).unwrap_err().is_no_space());
+    let refused = (0..5).find_map(|_| append().err()).expect("the disk is full");
+    assert!(refused.is_no_space(), "{refused}");
+    log.take_disk_for_full(false);
+    log.ensure_room(SEGMENT / 2).unwrap();
+    append().unwrap();
+    let end = log.end();
+    drop(log);
+    let (log, found) = open(dir.path()).unwrap();
+    assert!(found.len() >= 9 && found.iter().all(|found| found.payload == record), "{}", found.len());
+    assert_eq!(log.end(), end);
+}
+
+#[test]
 fn damage_in_a_segment_that_is_full_is_found_too() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(dir.path()).unwrap();

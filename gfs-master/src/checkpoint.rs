@@ -120,12 +120,16 @@ impl<W: Write> Summed<W> {
 /// Writes the checkpoint of `frozen` and makes it durable under its final name. Blocks: for a thread of its own.
 ///
 /// # Errors
-/// The file system's. What was half written is removed at the next attempt or start.
+/// The file system's. What a crash has left half written is removed at the next start.
 pub fn write(dir: &Path, cluster: ClusterId, frozen: &Frozen) -> Result<PathBuf, CheckpointError> {
     let path = dir.join(file_name(next_of(&frozen.last)));
     let temporary = path.with_extension("tmp");
     let file = File::create(&temporary).map_err(io_error("create", &temporary))?;
-    write_to(file, cluster, frozen).map_err(io_error("write", &temporary))?;
+    if let Err(error) = write_to(file, cluster, frozen) {
+        // What there is of it may be what a full disk is short of.
+        let _ = fs::remove_file(&temporary);
+        return Err(io_error("write", &temporary)(error));
+    }
     fs::rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
     sync_dir(dir)?;
     Ok(path)

@@ -4,6 +4,7 @@
 //! batch grows with the load and a lone command waits for nothing.
 
 use super::ConsensusError;
+use super::log_store::LogStore;
 use super::machine::Machine;
 use super::types::{Batch, Raft, Waiter};
 use crate::data_dir;
@@ -22,6 +23,10 @@ const BATCH_COMMANDS: usize = 4096;
 const BATCH_BYTES: usize = 4 << 20;
 /// A larger command is refused.
 const COMMAND_BYTES: usize = 16 << 20;
+/// Room in the log that clients leave for the master itself, and for what gives something back: about 50 thousand small commands.
+const CLIENTS_LEAVE: u64 = 8 << 20;
+/// Room that all leave for what raft itself writes.
+const ALL_LEAVE: u64 = 1 << 20;
 /// Entries on their way at a time: one is written while the one before is applied and the next is encoded.
 const IN_FLIGHT: usize = 2;
 
@@ -39,9 +44,9 @@ pub struct Batcher {
 
 impl Batcher {
     /// Starts the loop. It ends when all doors are dropped, or when the log fails, which sets `stopped`.
-    pub fn start(raft: Raft, machine: Machine, stopped: Arc<watch::Sender<bool>>) -> Self {
+    pub fn start(raft: Raft, machine: Machine, log: LogStore, stopped: Arc<watch::Sender<bool>>) -> Self {
         let (queue, waiting) = mpsc::channel(WAITING);
-        tokio::spawn(run(raft, machine, waiting, stopped));
+        tokio::spawn(run(raft, machine, log, waiting, stopped));
         Self { queue }
     }
 
@@ -60,7 +65,13 @@ impl Batcher {
     }
 }
 
-async fn run(raft: Raft, machine: Machine, mut queue: mpsc::Receiver<Waiting>, stopped: Arc<watch::Sender<bool>>) {
+async fn run(
+    raft: Raft,
+    machine: Machine,
+    log: LogStore,
+    mut queue: mpsc::Receiver<Waiting>,
+    stopped: Arc<watch::Sender<bool>>,
+) {
     let flights = Arc::new(Semaphore::new(IN_FLIGHT));
     let mut mixer = random::sequence();
     let mut clock = machine.clock();
@@ -68,6 +79,10 @@ async fn run(raft: Raft, machine: Machine, mut queue: mpsc::Receiver<Waiting>, s
     loop {
         let Ok(permit) = flights.clone().acquire_owned().await else { return };
         let Some(batch) = gather(&mut queue, &mut held).await else { return };
+        let batch = with_room(&log, batch);
+        if batch.is_empty() {
+            continue;
+        }
         clock = clock.max(machine.clock()).max(data_dir::now());
         let (commands, waiters) = batch.into_iter().map(|one| (one.command, one.waiter)).unzip();
         let stamp = Stamp { now: clock, seed: mixer.draw() };
@@ -122,6 +137,45 @@ async fn gather(queue: &mut mpsc::Receiver<Waiting>, held: &mut Option<Waiting>)
         batch.push(next);
     }
     Some(batch)
+}
+
+/// What the log has room for. Raft takes a refusal of its log for the end of it, so nothing is handed over that might be refused: when the
+/// disk is full, those who can do without are told so here.
+fn with_room(log: &LogStore, batch: Vec<Waiting>) -> Vec<Waiting> {
+    // An estimate, doubled.
+    let bytes = |batch: &[Waiting]| 2 * batch.iter().map(|one| one.bytes as u64).sum::<u64>();
+    if log.ensure_room(bytes(&batch) + CLIENTS_LEAVE).is_ok() {
+        return batch;
+    }
+    let (batch, refused): (Vec<_>, Vec<_>) = batch.into_iter().partition(|one| may_take_the_last(&one.command));
+    refuse(refused);
+    match log.ensure_room(bytes(&batch) + ALL_LEAVE) {
+        Ok(()) => batch,
+        Err(error) => {
+            tracing::warn!(%error, "the log has no room left, not even for what the master itself has to note");
+            refuse(batch);
+            Vec::new()
+        }
+    }
+}
+
+fn refuse(batch: Vec<Waiting>) {
+    // Whoever waited may have gone.
+    batch.into_iter().for_each(|one| drop(one.waiter.send(Err(ConsensusError::NoSpace))));
+}
+
+/// Whether a command may take the room that clients leave: what the master itself does, what gives something back, and what was answered
+/// before.
+fn may_take_the_last(command: &Command) -> bool {
+    let Command::Client(client) = command else { return true };
+    matches!(
+        client.request,
+        Request::Unlink { .. }
+            | Request::Rmdir { .. }
+            | Request::SetLock { .. }
+            | Request::ReleaseLocks { .. }
+            | Request::Flush { .. }
+    )
 }
 
 /// Roughly how many bytes a command takes in the log.

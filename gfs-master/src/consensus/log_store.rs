@@ -216,6 +216,20 @@ impl LogStore {
         self.log.end().0
     }
 
+    /// Makes sure that entries of so many bytes in all can be appended: raft does not go on after one that could not.
+    ///
+    /// # Errors
+    /// The log's: its disk is full.
+    pub fn ensure_room(&self, bytes: u64) -> Result<(), LogError> {
+        self.log.ensure_room(bytes)
+    }
+
+    /// Takes the disk for full, for tests of what happens then.
+    #[cfg(test)]
+    pub(super) fn take_disk_for_full(&self, full: bool) {
+        self.log.take_disk_for_full(full);
+    }
+
     /// Returns when everything that was appended before the call is on stable storage.
     ///
     /// # Errors

@@ -11,10 +11,12 @@ use gfs_core::meta::request::Timestamp;
 use gfs_core::meta::state::State;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta};
 use openraft::{EntryPayload, ErrorSubject, ErrorVerb, OptionalSend};
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use tokio::sync::Notify;
 
 /// The state and where in the log it is; clones share it.
 #[derive(Clone)]
@@ -30,6 +32,10 @@ struct Shared {
     clock: AtomicI64,
     received: AtomicU64,
     log: LogStore,
+    /// Why the last checkpoint could not be written, until somebody takes it.
+    failure: Mutex<Option<CheckpointError>>,
+    /// There is such a reason.
+    failed: Notify,
 }
 
 struct Inner {
@@ -51,6 +57,8 @@ impl Machine {
             clock: AtomicI64::new(start.clock.0),
             received: AtomicU64::new(0),
             log,
+            failure: Mutex::default(),
+            failed: Notify::new(),
         }))
     }
 
@@ -67,6 +75,21 @@ impl Machine {
     /// How many entries the newest checkpoint has.
     pub fn checkpointed(&self) -> u64 {
         self.0.checkpoint.load(Ordering::Acquire)
+    }
+
+    /// Why a checkpoint that is begun from now on cannot be written; waits for ever when it can.
+    pub fn checkpoint_fails(&self) -> impl Future<Output = CheckpointError> {
+        let shared = self.0.clone();
+        *shared.failure.lock() = None;
+        async move {
+            loop {
+                let failed = shared.failed.notified();
+                if let Some(error) = shared.failure.lock().take() {
+                    return error;
+                }
+                failed.await;
+            }
+        }
     }
 
     /// The clock of the last applied entry.
@@ -150,12 +173,27 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let next = checkpoint::next_of(&frozen.last);
         let written = tokio::task::spawn_blocking(move || checkpoint::write(&shared.dir, shared.cluster, &frozen));
         let path = match written.await {
-            Ok(written) => written.map_err(|error| snapshot_error(ErrorVerb::Write, error))?,
+            Ok(Ok(path)) => path,
+            Ok(Err(error)) => return self.not_written(error).await,
             Err(error) => return Err(io_error(ErrorVerb::Write, std::io::Error::other(error))),
         };
         let file = tokio::fs::File::open(&path).await.map_err(|error| io_error(ErrorVerb::Read, error))?;
         self.machine.0.checkpoint.fetch_max(next, Ordering::AcqRel);
         Ok(Snapshot { meta, snapshot: Box::new(file) })
+    }
+}
+
+impl Builder {
+    /// A checkpoint that cannot be written, on a disk that is full, harms nothing: the log has it all. Raft would stop at an error, so it is
+    /// handed one that is not newer than what it has, which it passes over.
+    async fn not_written(&self, error: CheckpointError) -> Result<Snapshot<TypeConfig>, StorageError> {
+        let shared = &self.machine.0;
+        let any = checkpoint::list(&shared.dir).ok().and_then(|found| found.into_iter().next());
+        let Some((_, path)) = any else { return Err(snapshot_error(ErrorVerb::Write, error)) };
+        let file = tokio::fs::File::open(path).await.map_err(|error| io_error(ErrorVerb::Read, error))?;
+        *shared.failure.lock() = Some(error);
+        shared.failed.notify_waiters();
+        Ok(Snapshot { meta: meta_of(None, &StoredMembership::default()), snapshot: Box::new(file) })
     }
 }
 

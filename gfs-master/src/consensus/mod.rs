@@ -39,6 +39,9 @@ pub enum ConsensusError {
         /// Its size.
         bytes: usize,
     },
+    /// The disk of the log is full; nothing was proposed.
+    #[error("no space left for the log of the master")]
+    NoSpace,
     /// The log failed or the process stops: whether the command was carried out is not known.
     #[error("the log has stopped")]
     Stopped,

@@ -23,6 +23,9 @@ use tokio::sync::watch;
 /// How long a start waits for the log to be applied.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(600);
 
+/// How often raft is asked for a checkpoint until there is one.
+const TRIGGER_AGAIN: Duration = Duration::from_secs(1);
+
 /// Inode numbers left out at a start: more than can have been given and lost between two flushes of the log.
 const SKIPPED_INODES: u64 = 1 << 20;
 
@@ -80,7 +83,7 @@ impl RaftConsensus {
             .await
             .map_err(|error| StartError::Recovery(error.to_string()))?;
         let stopped = Arc::new(watch::channel(false).0);
-        let batcher = Batcher::start(raft.clone(), machine.clone(), stopped.clone());
+        let batcher = Batcher::start(raft.clone(), machine.clone(), log.clone(), stopped.clone());
         let checkpoint_end = AtomicU64::new(log.end().saturating_sub(log.bytes()));
         let node = dir.node();
         let this = Self { raft, machine, log, batcher, dir, policy, checkpoint_end, stopped };
@@ -119,6 +122,12 @@ impl RaftConsensus {
         &self.machine
     }
 
+    /// The log, for tests that fill its disk.
+    #[cfg(test)]
+    pub(super) fn log(&self) -> &LogStore {
+        &self.log
+    }
+
     /// Turns true when the log has failed: the process must stop, and must not retry.
     pub fn stopped(&self) -> watch::Receiver<bool> {
         self.stopped.subscribe()
@@ -146,10 +155,7 @@ impl RaftConsensus {
             return Ok(());
         }
         if self.machine.checkpointed() < target {
-            self.raft.trigger().snapshot().await.map_err(|error| wrong(error.to_string()))?;
-            let wait = self.raft.wait(Some(RECOVERY_LIMIT));
-            let done = wait.metrics(|metrics| metrics.snapshot.is_some_and(|id| id.index + 1 >= target), "checkpoint");
-            done.await.map_err(|error| wrong(error.to_string()))?;
+            self.write_checkpoint(target).await?;
         }
         self.checkpoint_end.store(end, Ordering::Relaxed);
         let dir = self.dir.path().to_owned();
@@ -159,6 +165,22 @@ impl RaftConsensus {
             self.raft.trigger().purge_log(upto).await.map_err(|error| wrong(error.to_string()))?;
         }
         Ok(())
+    }
+
+    async fn write_checkpoint(&self, target: u64) -> Result<(), StartError> {
+        let wrong = |error: String| StartError::Recovery(error);
+        let wait = self.raft.wait(Some(RECOVERY_LIMIT));
+        let done = wait.metrics(|metrics| metrics.snapshot.is_some_and(|id| id.index + 1 >= target), "checkpoint");
+        let (mut done, mut failed) = (std::pin::pin!(done), std::pin::pin!(self.machine.checkpoint_fails()));
+        loop {
+            self.raft.trigger().snapshot().await.map_err(|error| wrong(error.to_string()))?;
+            tokio::select! {
+                done = &mut done => return done.map(drop).map_err(|error| wrong(error.to_string())),
+                error = &mut failed => return Err(error.into()),
+                // Raft passes over the wish while it believes that it still writes one, as for a moment after a failure.
+                () = tokio::time::sleep(TRIGGER_AGAIN) => {}
+            }
+        }
     }
 
     fn is_only_voter(&self) -> bool {

@@ -9,7 +9,7 @@ use crate::checkpoint::{self, Frozen};
 use crate::data_dir::{DataDir, FormatOptions};
 use gfs_core::ids::{ClusterId, OperationId, ROOT, SessionId};
 use gfs_core::meta::command::{Command, CommandReply};
-use gfs_core::meta::request::{ClientCommand, Credentials, NodeKind, Reply, Request, Timestamp};
+use gfs_core::meta::request::{ClientCommand, Credentials, NodeKind, Reply, Request, Timestamp, XattrMode};
 use gfs_core::meta::state::State;
 use gfs_log::{LogError, LogOptions};
 use openraft::testing::{StoreBuilder, Suite};
@@ -165,4 +165,89 @@ async fn a_command_that_fits_no_entry_is_refused_and_the_next_one_works() {
     raft.shutdown().await;
     let after = raft.propose(create(SessionId(1), 1)).await;
     assert_eq!(after, Err(ConsensusError::Stopped));
+}
+
+/// A command of so many bytes that changes nothing.
+fn bulky(session: SessionId, operation: u64, bytes: usize) -> Command {
+    let request =
+        Request::SetXattr { inode: ROOT, name: b"user.x".to_vec(), value: vec![7; bytes], mode: XattrMode::Any };
+    Command::Client(ClientCommand {
+        id: OperationId { session, operation },
+        confirmed: 0,
+        credentials: Credentials::default(),
+        request,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_clients_and_the_log_goes_on_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let raft = Arc::new(start(dir.path(), NEVER).await);
+    let session = open_session(&raft, 1).await;
+    fill(&raft, session, 1..11).await;
+    raft.log().take_disk_for_full(true);
+    let mut operation = 11;
+    let refused = loop {
+        match raft.submit(bulky(session, operation, 60 << 10)).await {
+            Ok(_) if operation < 2000 => operation += 1,
+            other => break other,
+        }
+    };
+    assert_eq!(refused, Err(ConsensusError::NoSpace));
+    assert_eq!(raft.submit(bulky(session, operation + 1, 60 << 10)).await, Err(ConsensusError::NoSpace));
+    assert!(!*raft.stopped().borrow() && raft.is_leader());
+    // The master itself goes on for a while, and what gives something back.
+    let second = open_session(&raft, 2).await;
+    let unlink = Command::Client(ClientCommand {
+        id: OperationId { session, operation: 3001 },
+        confirmed: 0,
+        credentials: Credentials::default(),
+        request: Request::Unlink { parent: ROOT, name: b"file-1".to_vec() },
+    });
+    let removed = raft.submit(unlink).await;
+    assert!(!matches!(removed, Err(_) | Ok(CommandReply::Client(Reply::Refused(_)))), "{removed:?}");
+    // When that room is gone too, it is refused, and still nothing stops.
+    let mut nonce = 3;
+    let refused = loop {
+        let command = Command::OpenSession { nonce, description: "x".repeat(1 << 20) };
+        match raft.submit(command).await {
+            Ok(_) if nonce < 100 => nonce += 1,
+            other => break other,
+        }
+    };
+    assert_eq!(refused, Err(ConsensusError::NoSpace));
+    assert!(!*raft.stopped().borrow() && raft.is_leader());
+    raft.log().take_disk_for_full(false);
+    fill(&raft, second, 2000..2010).await;
+    let hash = raft.machine().state().hash();
+    raft.shutdown().await;
+    drop(raft);
+    let again = start(dir.path(), NEVER).await;
+    assert_eq!(again.machine().state().hash(), hash);
+    again.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_that_cannot_be_written_stops_nothing_and_is_made_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let raft = Arc::new(start(dir.path(), CheckpointPolicy { entries: 1, ..NEVER }).await);
+    let session = open_session(&raft, 1).await;
+    fill(&raft, session, 1..11).await;
+    let place = dir.path().join(checkpoint::file_name(raft.machine().applied())).with_extension("tmp");
+    std::fs::create_dir(&place).unwrap();
+    for _ in 0..2 {
+        let error = raft.checkpoint().await.unwrap_err();
+        assert!(matches!(error, StartError::Checkpoint(_)), "{error}");
+        assert!(raft.checkpoint_due() && !*raft.stopped().borrow());
+    }
+    std::fs::remove_dir(&place).unwrap();
+    fill(&raft, session, 11..21).await;
+    raft.checkpoint().await.unwrap();
+    assert!(!raft.checkpoint_due());
+    let hash = raft.machine().state().hash();
+    raft.shutdown().await;
+    drop(raft);
+    let again = start(dir.path(), NEVER).await;
+    assert_eq!(again.machine().state().hash(), hash);
+    again.shutdown().await;
 }

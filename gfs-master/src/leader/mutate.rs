@@ -153,6 +153,9 @@ impl Leader {
         } else {
             self.consensus.submit(proposal).await
         };
+        if outcome == Err(ConsensusError::NoSpace) && can_be_refused(&command.request) {
+            return Ok(Reply::Refused(Refusal::NoSpace));
+        }
         let reply = match outcome? {
             CommandReply::Client(reply) => reply,
             _ => return Err(ServeError::Unexpected),
@@ -253,6 +256,12 @@ fn inode_of(request: &Request) -> Option<InodeId> {
 /// Names, attributes and sizes are, as in any file system, safe from a power cut after fsync.
 fn outlives_power_cuts(request: &Request) -> bool {
     matches!(request, Request::SetLock { .. } | Request::ReleaseLocks { .. } | Request::AllocateChunks { .. })
+}
+
+/// Whether somebody waits who can be told that there is no room. What a client has answered for itself before must not be lost by that, and
+/// a lock that is given back must not stay: these are asked again until there is room.
+fn can_be_refused(request: &Request) -> bool {
+    !matches!(request, Request::Flush { .. } | Request::ReleaseLocks { .. })
 }
 
 fn sets_mtime(request: &Request) -> bool {

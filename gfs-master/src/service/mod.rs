@@ -24,7 +24,10 @@ pub fn failure(error: &ServeError) -> v1::Failure {
         ServeError::Consensus(ConsensusError::NotLeader { hint }) => {
             (Code::NotLeader, hint.clone().unwrap_or_default())
         }
-        ServeError::Consensus(ConsensusError::Overloaded) => (Code::Overloaded, String::new()),
+        // What cannot be refused waits for room: it is asked again.
+        ServeError::Consensus(ConsensusError::Overloaded | ConsensusError::NoSpace) => {
+            (Code::Overloaded, String::new())
+        }
         ServeError::Consensus(ConsensusError::TooLarge { .. }) => (Code::Malformed, String::new()),
         ServeError::Consensus(ConsensusError::Stopped) => (Code::Stopping, String::new()),
         ServeError::Unavailable(_) | ServeError::Unexpected => (Code::Unavailable, String::new()),
@@ -35,7 +38,9 @@ pub fn failure(error: &ServeError) -> v1::Failure {
 /// The same as a gRPC status, for unary calls.
 pub fn status(error: &ServeError) -> tonic::Status {
     match error {
-        ServeError::Consensus(ConsensusError::Overloaded) => tonic::Status::resource_exhausted(error.to_string()),
+        ServeError::Consensus(ConsensusError::Overloaded | ConsensusError::NoSpace) => {
+            tonic::Status::resource_exhausted(error.to_string())
+        }
         ServeError::Consensus(ConsensusError::TooLarge { .. }) => tonic::Status::invalid_argument(error.to_string()),
         ServeError::Consensus(_) | ServeError::Unavailable(_) => tonic::Status::unavailable(error.to_string()),
         ServeError::Unexpected => tonic::Status::internal(error.to_string()),
