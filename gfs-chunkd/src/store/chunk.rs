@@ -203,7 +203,12 @@ impl Chunk {
         }
         // In this order, so that a kill between the two leaves an entry that tells of the rest.
         file.punch(u64::from(blocks.start) * BLOCK, blocks.len() as u64 * BLOCK)?;
-        file.write(self.geometry().entry(blocks.start), &[&vec![0; blocks.len() * ENTRY]])
+        let (entries, length) = (self.geometry().entry(blocks.start), blocks.len() * ENTRY);
+        match file.write(entries, &[&vec![0; length]]) {
+            // No page of the table is there yet, and none is needed for zeros.
+            Err(StoreError::NoSpace { .. }) => file.punch(entries, length as u64),
+            written => written,
+        }
     }
 
     /// Puts the overlay in its place. The journal must be durable up to `overlay_end`.

@@ -250,9 +250,14 @@ impl Disk {
         Ok((stat.f_blocks.saturating_mul(stat.f_frsize), free))
     }
 
-    /// Fill state.
+    /// Bytes that `admit` still lets in.
+    pub fn admitted(&self) -> u64 {
+        self.space().map_or(0, |(_, free)| free.saturating_sub(self.reserve / 2))
+    }
+
+    /// Fill state. Free is what is let in: of what is kept for others' orders nobody can make use.
     pub fn usage(&self, chunks: u64) -> DiskUsage {
-        let (total, free) = self.space().unwrap_or((0, 0));
+        let (total, free) = (self.space().map_or(0, |(total, _)| total), self.admitted());
         DiskUsage { path: self.path.clone(), total, free, chunks, failed: self.reason.lock().clone() }
     }
 }

@@ -13,6 +13,7 @@ use super::types::{ChunkHeader, DiskUsage, Identity, Quarantined, StoreOptions};
 use gfs_core::ids::{ChunkHandle, ClusterId};
 use gfs_core::meta::request::Configuration;
 use parking_lot::{Mutex, RwLock};
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
@@ -141,23 +142,18 @@ impl Store {
         Ok(())
     }
 
+    /// The disk in service with the most room; of those with about the same, the one with the fewest chunks.
     fn roomiest(&self) -> Result<Arc<Disk>, StoreError> {
         let disks = self.disks.read();
         let mut failure = StoreError::NotAdopted;
-        let mut best: Option<(u64, &Arc<Disk>)> = None;
-        for disk in disks.iter() {
-            if let Err(error) = disk.check() {
-                failure = error;
-                continue;
-            }
-            let free = if disks.len() == 1 { 0 } else { disk.space().map_or(0, |(_, free)| free) };
-            // Directories on one file system have equal space: then the number of chunks decides.
-            let room = (free >> 30 << 30).saturating_sub(Arc::strong_count(disk) as u64);
-            if best.is_none_or(|(most, _)| room > most) {
-                best = Some((room, disk));
-            }
-        }
-        best.map(|(_, disk)| disk.clone()).ok_or(failure)
+        let in_service = disks.iter().filter(|disk| disk.check().map_err(|error| failure = error).is_ok());
+        let best = in_service.max_by_key(|disk| {
+            let free = if disks.len() == 1 { 0 } else { disk.admitted() };
+            // Directories on one file system have equal space: then the number of chunks decides. A full one is never like the others.
+            (free >= self.chunk_size(), free >> 30, Reverse(Arc::strong_count(disk)))
+        });
+        let best = best.cloned();
+        best.ok_or(failure)
     }
 
     /// Deletes a replica. It stays deleted, also after a power cut.

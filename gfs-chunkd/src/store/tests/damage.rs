@@ -143,6 +143,7 @@ fn a_disk_that_is_nearly_full_admits_nothing_new_and_still_takes_what_others_ord
     // A third of the reserve is free beyond it.
     let store = open_with(StoreOptions { reserve: Some(free / 4 * 3), ..options(dir.path()) });
     assert!(matches!(store.admit(chunk, 100), Err(StoreError::NoSpace { .. })));
+    assert_eq!(store.usage()[0].free, 0, "nobody is told of room that nobody gets");
     put(&store, chunk, 0, &[1; 100]);
 }
 

@@ -37,6 +37,23 @@ fn a_directory_added_later_joins_the_server() {
 }
 
 #[test]
+fn chunks_are_spread_also_when_little_room_is_left_on_each_disk() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let free = open(first.path()).usage()[0].free;
+    // Half a GiB is left on each.
+    let reserve = Some((free - (512 << 20)) / 3 * 2);
+    let dirs = vec![first.path().to_owned(), second.path().to_owned()];
+    let store = Store::open(StoreOptions { dirs, reserve, ..options(first.path()) }).unwrap();
+    store.adopt(CLUSTER, SERVER, CHUNK).unwrap();
+    assert!(store.usage().iter().all(|disk| (1..1 << 30).contains(&disk.free)), "{:?}", store.usage());
+    for number in 1..=6 {
+        create(&store, number);
+    }
+    let counts: Vec<u64> = store.usage().iter().map(|disk| disk.chunks).collect();
+    assert_eq!(counts, [3, 3]);
+}
+
+#[test]
 fn disks_of_two_servers_are_refused_together() {
     let (ours, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     drop(open(ours.path()));
