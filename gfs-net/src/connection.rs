@@ -73,6 +73,10 @@ pub(crate) async fn write_frames(
     }
 }
 
+/// A peer whose machine has acknowledged nothing for so long is taken for unreachable. The kernel waits longer and longer between its tries,
+/// so that a connection that lives on is of use again only long after a cut is healed; a new one is at once.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// Options that every data socket gets.
 pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
@@ -80,7 +84,7 @@ pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(
         &TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2)),
     )?;
-    socket.set_tcp_user_timeout(Some(Duration::from_secs(20)))
+    socket.set_tcp_user_timeout(Some(SILENCE))
 }
 
 /// A connection to one peer. It fails once, as a whole; the pool then makes another.
