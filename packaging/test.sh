@@ -24,6 +24,10 @@ need sqlite3 sqlite3
 need python3 python3
 need systemd-analyze systemd
 need ip iproute2
+need tc iproute2
+need nft nftables
+need nsenter util-linux
+need mkfs.ext4 e2fsprogs
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need no-initdb-found postgresql
 
 tools=$PWD/target/tools
@@ -39,6 +43,6 @@ cargo test --workspace --exclude gfs-e2e
 # Optimized too: the compiler once dropped a field of a converted message there, and only there.
 cargo test --release -p gfs-proto
 # One cluster at a time: each of these tests starts daemons and mounts. The suites come last: fsx takes longest.
-for suite in basics two_mounts faults outage integrity mount_forms packaging commands programs suites; do
+for suite in basics two_mounts faults outage integrity mount_forms packaging commands programs network full suites; do
     cargo test -p gfs-e2e --test "$suite" -- --test-threads=1
 done

@@ -3,6 +3,13 @@
 //! Nothing here is skipped silently: a missing /dev/fuse or binary is a failure that says so.
 
 pub mod cluster;
+pub mod daemon;
+pub mod disk;
+pub mod load;
+pub mod network;
+pub mod small;
+pub mod spread;
 pub mod work;
 
 pub use cluster::{Cluster, Options, Process};
+pub use spread::Spread;
