@@ -432,8 +432,12 @@ impl DataPath {
     ) -> Result<Changed, DataFailure> {
         let mut operation = behalf.map(|behalf| behalf.operation(self, piece.inode)).transpose()?;
         let (mut backoff, mut per_try, mut first_epoch) = (Backoff::new(), WRITE_TRY.0, piece.epoch);
+        let mut sent = false;
         loop {
             let configuration = self.configuration(piece.handle, limit).await?;
+            if operation.is_some_and(|operation| operation.session() != self.session.id()) {
+                return Err(outlived(piece, &op, sent));
+            }
             let epoch = configuration.epoch;
             let moved = *first_epoch.get_or_insert(epoch) != epoch;
             let Some(primary) = self.locations.peer(configuration.primary) else {
@@ -448,6 +452,7 @@ impl DataPath {
                 request.operation = operation.operation;
                 request.confirmed = operation.confirmed();
             }
+            sent = true;
             let call = self.pool.call(&primary.address, piece.handle.0, request, payload.clone(), deadline);
             let waits = limit.waits_for(primary.answers(piece.handle, "write"));
             let answer = limit.run("write", call).await?;
@@ -484,6 +489,16 @@ impl DataPath {
                 }
             }
         }
+    }
+}
+
+/// The session that a mutation is numbered in is over, and with it the locks under which it was made: others may have written since, so it
+/// is never sent again as it is. Its caller looks at the file anew and then does it in the new session, but for an append, which might be
+/// there already.
+fn outlived(piece: Piece, op: &Op, sent: bool) -> DataFailure {
+    match op {
+        Op::Append(_) if sent => ClientError::SessionLost { inode: Some(piece.inode) }.into(),
+        _ => DataFailure::Gone,
     }
 }
 

@@ -173,6 +173,39 @@ async fn a_primary_that_fails_is_replaced_under_the_write() {
     assert_eq!(file.read(&call(), 1000, 1000).await.unwrap(), vec![8; 100]);
 }
 
+#[tokio::test]
+async fn what_a_lost_session_had_on_its_way_is_not_sent_again_over_what_others_wrote() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let (one, other) = (cluster.client().await, cluster.client().await);
+    let file = create(&one, b"f").await;
+    let theirs = open(&other, &file).await;
+    theirs.write(&call(), 0, pattern(0, 1000), false).await.unwrap();
+    let owner = LockOwner { session: Default::default(), owner: 7 };
+    let range = LockRange { start: 0, end: u64::MAX };
+    let lock = Lock { family: LockFamily::Flock, owner, pid: 1, mode: LockMode::Write, range };
+    one.set_lock(&call(), file.inode(), lock, false).await.unwrap();
+    for kind in ["write", "append", "zero"] {
+        cluster.chunks.fail(None, kind, Fault::Silent);
+        let under_way = tokio::spawn({
+            let file = open(&one, &file).await;
+            async move {
+                match kind {
+                    "write" => file.write(&call(), 0, vec![7; 1000].into(), false).await,
+                    "append" => file.append(&call(), vec![7; 1000].into(), false).await.map(drop),
+                    _ => file.zero_range(&call(), 0, 1000, Zeroing::Keep).await,
+                }
+            }
+        });
+        until("the request to get lost", || cluster.chunks.ordered() == 0).await;
+        cluster.master.expire(one.session());
+        theirs.write(&call(), 0, pattern(5, 1000), false).await.unwrap();
+        let ended = under_way.await.unwrap();
+        assert!(matches!(ended, Err(ClientError::SessionLost { .. })), "{kind}: {ended:?}");
+        assert_eq!(theirs.read(&call(), 0, 5000).await.unwrap(), pattern(5, 1000), "{kind}");
+        one.set_lock(&call(), file.inode(), lock, false).await.unwrap();
+    }
+}
+
 fn primary(cluster: &Cluster, file: &OpenFile) -> ServerId {
     cluster.master.state.lock().chunks().at(file.inode(), 0).unwrap().configuration.primary
 }

@@ -105,6 +105,8 @@ impl Record<'_> {
         self.file.end_of(size, self.length())?;
         let index = index_of(size, self.chunk_size());
         let view = self.file.view(self.context, index, index.saturating_add(1)).await?;
+        // As in a write: not on top of what is lost.
+        self.file.check()?;
         match self.tail(&view)? {
             Tail::Missing { index, offset } => self.start_chunk(&view, index, offset).await,
             Tail::Attached { index, handle, offset } => {
@@ -114,7 +116,11 @@ impl Record<'_> {
                         self.commit_at(UsedChunk { index, handle, cut, stored: None }, offset).await
                     }
                     Ok(Placed::NoRoom { tail }) => self.cross(index, handle, tail, watch).await,
-                    Err(failure) => self.file.failed(failure, &[]),
+                    Err(failure) => {
+                        // When the session was lost under it, that is told once.
+                        self.file.check()?;
+                        self.file.failed(failure, &[])
+                    }
                 }
             }
         }

@@ -77,6 +77,8 @@ impl OpenFile {
         let parts: Vec<Span> = spans(offset, length, chunk_size).collect();
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(Attempt::Done(())) };
         let view = self.view(context, first.index, last.index).await?;
+        // As in a write: not on top of what is lost.
+        self.check()?;
         let end = offset + length;
         let mut used = Vec::new();
         for part in &parts {

@@ -23,6 +23,9 @@ use tokio::sync::watch;
 /// How long a start waits for the log to be applied.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(600);
 
+/// How often raft is asked for a checkpoint until there is one.
+const TRIGGER_AGAIN: Duration = Duration::from_secs(1);
+
 /// Inode numbers left out at a start: more than can have been given and lost between two flushes of the log.
 const SKIPPED_INODES: u64 = 1 << 20;
 
@@ -169,6 +172,22 @@ impl RaftConsensus {
             self.raft.trigger().purge_log(upto).await.map_err(|error| wrong(error.to_string()))?;
         }
         Ok(())
+    }
+
+    async fn write_checkpoint(&self, target: u64) -> Result<(), StartError> {
+        let wrong = |error: String| StartError::Recovery(error);
+        let wait = self.raft.wait(Some(RECOVERY_LIMIT));
+        let done = wait.metrics(|metrics| metrics.snapshot.is_some_and(|id| id.index + 1 >= target), "checkpoint");
+        let (mut done, mut failed) = (std::pin::pin!(done), std::pin::pin!(self.machine.checkpoint_fails()));
+        loop {
+            self.raft.trigger().snapshot().await.map_err(|error| wrong(error.to_string()))?;
+            tokio::select! {
+                done = &mut done => return done.map(drop).map_err(|error| wrong(error.to_string())),
+                error = &mut failed => return Err(error.into()),
+                // Raft passes over the wish while it believes that it still writes one, as for a moment after a failure.
+                () = tokio::time::sleep(TRIGGER_AGAIN) => {}
+            }
+        }
     }
 
     fn is_only_voter(&self) -> bool {
