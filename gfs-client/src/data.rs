@@ -112,7 +112,12 @@ impl Behalf {
             Self::Session(wanted) => wanted == operation.session(),
             Self::Call(begun) => begun == operation.session() || !data.locks.were_lost_since(inode, begun),
         };
-        if allowed { Ok(operation) } else { Err(ClientError::SessionLost { inode: Some(inode) }) }
+        if allowed {
+            return Ok(operation);
+        }
+        // With this it is told: not by the next call once more.
+        let _ = data.locks.check(inode);
+        Err(ClientError::SessionLost { inode: Some(inode) })
     }
 }
 
@@ -432,12 +437,8 @@ impl DataPath {
     ) -> Result<Changed, DataFailure> {
         let mut operation = behalf.map(|behalf| behalf.operation(self, piece.inode)).transpose()?;
         let (mut backoff, mut per_try, mut first_epoch) = (Backoff::new(), WRITE_TRY.0, piece.epoch);
-        let mut sent = false;
         loop {
             let configuration = self.configuration(piece.handle, limit).await?;
-            if operation.is_some_and(|operation| operation.session() != self.session.id()) {
-                return Err(outlived(piece, &op, sent));
-            }
             let epoch = configuration.epoch;
             let moved = *first_epoch.get_or_insert(epoch) != epoch;
             let Some(primary) = self.locations.peer(configuration.primary) else {
@@ -452,7 +453,6 @@ impl DataPath {
                 request.operation = operation.operation;
                 request.confirmed = operation.confirmed();
             }
-            sent = true;
             let call = self.pool.call(&primary.address, piece.handle.0, request, payload.clone(), deadline);
             let waits = limit.waits_for(primary.answers(piece.handle, "write"));
             let answer = limit.run("write", call).await?;
@@ -489,16 +489,6 @@ impl DataPath {
                 }
             }
         }
-    }
-}
-
-/// The session that a mutation is numbered in is over, and with it the locks under which it was made: others may have written since, so it
-/// is never sent again as it is. Its caller looks at the file anew and then does it in the new session, but for an append, which might be
-/// there already.
-fn outlived(piece: Piece, op: &Op, sent: bool) -> DataFailure {
-    match op {
-        Op::Append(_) if sent => ClientError::SessionLost { inode: Some(piece.inode) }.into(),
-        _ => DataFailure::Gone,
     }
 }
 

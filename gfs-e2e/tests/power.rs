@@ -118,7 +118,7 @@ fn a_power_cut_of_one_chunk_server_fails_no_call_and_it_is_healed() {
 
 #[test]
 fn a_power_cut_of_the_master_loses_nothing_that_was_synced() {
-    let (cluster, mut loads) = start(Believe::Files);
+    let (cluster, mut loads) = start(Believe::Directories);
     for seed in seeds(2) {
         let results = under_load(&mut loads, seed, |steps| {
             steps.wait_for(25);

@@ -75,7 +75,7 @@ pub(crate) async fn write_frames(
 
 /// A peer whose machine has acknowledged nothing for so long is taken for unreachable. The kernel waits longer and longer between its tries,
 /// so that a connection that lives on is of use again only long after a cut is healed; a new one is at once.
-const SILENCE: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_secs(4);
 
 /// Options that every data socket gets.
 pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {

@@ -304,6 +304,7 @@ impl Master {
             session
         };
         self.streams.lock().insert(session, out.clone());
+        let lost = self.state_lacks(SessionId(hello.session), &hello.answered);
         let welcome = v1::Welcome {
             session: session.0,
             cluster: CLUSTER.0.to_be_bytes().to_vec().into(),
@@ -314,7 +315,7 @@ impl Master {
             version: "test".into(),
             incarnation: 1,
             resumed,
-            lost: self.state_lacks(SessionId(hello.session), &hello.answered),
+            lost,
         };
         Ok((session, welcome))
     }

@@ -155,14 +155,7 @@ impl RaftConsensus {
             return Ok(());
         }
         if self.machine.checkpointed() < target {
-            let failed = self.machine.checkpoint_fails();
-            self.raft.trigger().snapshot().await.map_err(|error| wrong(error.to_string()))?;
-            let wait = self.raft.wait(Some(RECOVERY_LIMIT));
-            let done = wait.metrics(|metrics| metrics.snapshot.is_some_and(|id| id.index + 1 >= target), "checkpoint");
-            tokio::select! {
-                done = done => drop(done.map_err(|error| wrong(error.to_string()))?),
-                error = failed => return Err(error.into()),
-            }
+            self.write_checkpoint(target).await?;
         }
         self.checkpoint_end.store(end, Ordering::Relaxed);
         let dir = self.dir.path().to_owned();
