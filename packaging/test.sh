@@ -42,6 +42,7 @@ cargo build --workspace
 cargo test --workspace --exclude gfs-e2e
 # Optimized too: the compiler once dropped a field of a converted message there, and only there.
 cargo test --release -p gfs-proto
+cargo test -p gfs-e2e --lib
 # One cluster at a time: each of these tests starts daemons and mounts. The suites come last: fsx takes longest.
 for suite in basics two_mounts faults outage integrity mount_forms packaging commands programs network full power suites; do
     cargo test -p gfs-e2e --test "$suite" -- --test-threads=1
