@@ -182,6 +182,17 @@ impl DataPath {
         Self { pool, session, locations, locks }
     }
 
+    /// As `change`, of a range that is to read as zeros.
+    pub(crate) async fn zero(
+        &self,
+        piece: Piece,
+        zero: v1::Zero,
+        behalf: Behalf,
+        limit: &CallLimit,
+    ) -> Result<(), DataFailure> {
+        self.change(piece, Op::Zero(zero), Bytes::new(), Some(behalf), limit).await.map(drop)
+    }
+
     /// In whose name a call that begins now changes chunks.
     pub(crate) fn call(&self) -> Behalf {
         Behalf::Call(self.session.data_session())

@@ -116,11 +116,7 @@ impl Record<'_> {
                         self.commit_at(UsedChunk { index, handle, cut, stored: None }, offset).await
                     }
                     Ok(Placed::NoRoom { tail }) => self.cross(index, handle, tail, watch).await,
-                    Err(failure) => {
-                        // When the session was lost under it, that is told once.
-                        self.file.check()?;
-                        self.file.failed(failure, &[])
-                    }
+                    Err(failure) => self.file.failed(failure, &[]),
                 }
             }
         }

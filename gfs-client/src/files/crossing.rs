@@ -18,10 +18,9 @@ use super::write::{Attempt, Commit, Fresh};
 use crate::data::{Behalf, DataFailure, Piece};
 use crate::error::ClientError;
 use crate::limit::{CallContext, CallLimit};
-use bytes::Bytes;
 use gfs_core::ids::{ChunkHandle, Epoch};
 use gfs_core::meta::request::{Credentials, UsedChunk};
-use gfs_proto::v1::{self, data_request::Op};
+use gfs_proto::v1;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -217,13 +216,11 @@ impl OpenFile {
 
     /// Has the members of a reserved chunk make their replicas: what is attached has to be there, even when it is all zeros.
     pub(super) async fn make_empty(&self, context: &CallContext, handle: ChunkHandle) -> Result<(), DataFailure> {
-        let client = self.client();
-        let piece = Piece::new(self.inode(), handle);
-        let op = Op::Zero(v1::Zero { offset: 0, length: 1, truncate: false });
-        let result =
-            client.inner.data.change(piece, op, Bytes::new(), Some(client.inner.data.call()), &context.limit).await;
+        let data = &self.client().inner.data;
+        let zero = v1::Zero { offset: 0, length: 1, truncate: false };
+        let result = data.zero(Piece::new(self.inode(), handle), zero, data.call(), &context.limit).await;
         self.note_dirty(std::iter::once(handle));
-        result.map(drop)
+        result
     }
 
     /// Drops what lies in a chunk from an offset on: nobody is going to cover it. Only in the session in which that was made sure of: in
@@ -234,15 +231,9 @@ impl OpenFile {
         (handle, session): (ChunkHandle, u64),
         from: u64,
     ) -> Result<(), DataFailure> {
-        let client = self.client();
-        let piece = Piece::new(self.inode(), handle);
-        let op = Op::Zero(v1::Zero { offset: from, length: client.inner.chunk_size - from, truncate: true });
-        client
-            .inner
-            .data
-            .change(piece, op, Bytes::new(), Some(Behalf::Session(session)), &context.limit)
-            .await
-            .map(drop)
+        let inner = &self.client().inner;
+        let zero = v1::Zero { offset: from, length: inner.chunk_size - from, truncate: true };
+        inner.data.zero(Piece::new(self.inode(), handle), zero, Behalf::Session(session), &context.limit).await
     }
 }
 

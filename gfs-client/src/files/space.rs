@@ -7,10 +7,9 @@ use super::{OpenFile, Redo};
 use crate::data::{DataFailure, Piece};
 use crate::error::ClientError;
 use crate::limit::CallContext;
-use bytes::Bytes;
 use gfs_core::ids::{ChunkHandle, Epoch};
 use gfs_core::meta::request::{Attributes, UsedChunk};
-use gfs_proto::v1::{self, data_request::Op};
+use gfs_proto::v1;
 
 /// What becomes of a range that is zeroed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,13 +95,11 @@ impl OpenFile {
     }
 
     async fn zero_in(&self, context: &CallContext, handle: ChunkHandle, part: Span) -> Result<(), DataFailure> {
-        let client = self.client();
-        let op = Op::Zero(v1::Zero { offset: part.offset, length: part.length, truncate: false });
-        let piece = Piece::new(self.inner.inode, handle);
-        let result =
-            client.inner.data.change(piece, op, Bytes::new(), Some(client.inner.data.call()), &context.limit).await;
+        let data = &self.client().inner.data;
+        let zero = v1::Zero { offset: part.offset, length: part.length, truncate: false };
+        let result = data.zero(Piece::new(self.inner.inode, handle), zero, data.call(), &context.limit).await;
         self.note_dirty(std::iter::once(handle));
-        result.map(drop)
+        result
     }
 
     /// fallocate(2) with mode 0 (or FALLOC_FL_KEEP_SIZE): makes sure that the cluster has room now, and grows the file to the range's end

@@ -56,10 +56,9 @@ impl Recent {
     /// The master does not know some of them: what they were about.
     pub(super) fn take_lost(&mut self, lost: &[u64]) -> BTreeSet<InodeId> {
         let lost: BTreeSet<u64> = lost.iter().copied().collect();
-        let (gone, kept) =
+        let (gone, kept): (VecDeque<_>, VecDeque<_>) =
             std::mem::take(&mut self.0).into_iter().partition(|answered| lost.contains(&answered.operation));
         self.0 = kept;
-        let gone: VecDeque<Answered> = gone;
         gone.into_iter().flat_map(|answered| answered.inodes).map(InodeId).collect()
     }
 }

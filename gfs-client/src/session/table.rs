@@ -306,7 +306,7 @@ impl Table {
 
     /// What those operations were about that were answered, and that the master does not know.
     pub(super) fn lost(&mut self, welcome: &v1::Welcome) -> BTreeSet<InodeId> {
-        if welcome.resumed { self.recent.take_lost(&welcome.lost) } else { BTreeSet::new() }
+        self.recent.take_lost(&welcome.lost)
     }
 
     /// Under a new session, operations count anew. A mutation that the old one may have carried out, and that cannot be repeated without

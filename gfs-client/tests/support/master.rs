@@ -4,7 +4,6 @@ use gfs_core::ids::{ChunkHandle, ClusterId, InodeId, OperationId, ServerId, Sess
 use gfs_core::meta::command::{Command, CommandReply, Stamp};
 use gfs_core::meta::grants::{Cached, GrantOptions, GrantTable, Touched};
 use gfs_core::meta::request::{Answer, Query, Refusal, Reply, Request, Timestamp};
-use gfs_core::meta::sessions::Known;
 use gfs_core::meta::state::State;
 use gfs_proto::convert::{answer_to_wire, client_command, refusal_code, reply_to_wire, servers_to_wire};
 use gfs_proto::v1::{self, client_message::Body as Ask, failure::Code, metadata_server, server_message::Body as Said};
@@ -304,7 +303,7 @@ impl Master {
             session
         };
         self.streams.lock().insert(session, out.clone());
-        let lost = self.state_lacks(SessionId(hello.session), &hello.answered);
+        let lost = self.state.lock().sessions().unknown(SessionId(hello.session), &hello.answered);
         let welcome = v1::Welcome {
             session: session.0,
             cluster: CLUSTER.0.to_be_bytes().to_vec().into(),
@@ -318,12 +317,6 @@ impl Master {
             lost,
         };
         Ok((session, welcome))
-    }
-
-    fn state_lacks(&self, session: SessionId, answered: &[u64]) -> Vec<u64> {
-        let state = self.state.lock();
-        let is_new = |operation: u64| state.sessions().known(OperationId { session, operation }) == Known::New;
-        answered.iter().copied().filter(|operation| is_new(*operation)).collect()
     }
 
     async fn take(self: Arc<Self>, session: SessionId, tag: u64, ask: Ask, out: Out) {

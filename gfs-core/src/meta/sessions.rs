@@ -140,6 +140,12 @@ impl Sessions {
         if progress.is_done(id.operation) { Known::Forgotten } else { Known::New }
     }
 
+    /// Those of its operations that were never seen.
+    pub fn unknown(&self, session: SessionId, operations: &[u64]) -> Vec<u64> {
+        let is_new = |operation: u64| self.known(OperationId { session, operation }) == Known::New;
+        operations.iter().copied().filter(|operation| is_new(*operation)).collect()
+    }
+
     /// The session has its answers up to `confirmed`: they go.
     pub fn confirm(&mut self, session: SessionId, confirmed: u64) {
         let Some(mut progress) = self.progress.get((session.0, 0)) else { return };

@@ -12,8 +12,8 @@
 //!
 //! Nothing here does I/O, and a seed decides everything.
 
-use super::random::Random;
 use super::tree::{BLOCK, Block, Content, Inode, Kind, Node, Op, ROOT, Tree, pieces};
+use gfs_core::splitmix::SplitMix64;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -42,7 +42,7 @@ pub struct Disk {
     /// What is known of inodes that were used since the last cut.
     inodes: HashMap<Inode, Use>,
     next: Inode,
-    random: Random,
+    random: SplitMix64,
     changes: u64,
 }
 
@@ -68,7 +68,7 @@ impl Disk {
             journal: VecDeque::new(),
             inodes: HashMap::new(),
             next: ROOT + 1,
-            random: Random::new(seed),
+            random: SplitMix64::new(seed),
             changes: 0,
         }
     }
@@ -215,7 +215,7 @@ impl Disk {
             self.perform(Op::Size { inode, size: end });
         }
         for (block, _, _) in pieces(offset, bytes.len()) {
-            if self.random.once_in(WRITEBACK) {
+            if self.random.below(WRITEBACK) == 0 {
                 self.write_back(inode, block);
             }
         }
@@ -297,7 +297,7 @@ impl Disk {
 
     /// Cuts the power: what was not made durable is lost, kept or torn, as the seed decides.
     pub fn cut(&mut self, seed: u64) {
-        self.random = Random::new(seed);
+        self.random = SplitMix64::new(seed);
         let waiting = self.journal.len() as u64;
         let kept = match self.random.below(4) {
             0 => 0,
@@ -335,7 +335,7 @@ impl Disk {
                 let Some(content) = self.stable.content_mut(inode) else { return };
                 let mut torn = content.blocks.get(&block).cloned().unwrap_or(zeros);
                 for (old, new) in Arc::make_mut(&mut torn).chunks_mut(SECTOR).zip(new.chunks(SECTOR)) {
-                    if self.random.once_in(2) {
+                    if self.random.below(2) == 0 {
                         old.copy_from_slice(new);
                     }
                 }

@@ -9,11 +9,9 @@
 mod disk;
 mod layer;
 mod machines;
-mod random;
 mod tree;
 
 pub use disk::Disk;
 pub use layer::Layer;
 pub use machines::Machines;
-pub use random::Random;
 pub use tree::{BLOCK, Content, Inode, Kind, Node, Op, ROOT, Tree};

@@ -1,8 +1,8 @@
 //! A file that grows at its end.
 
 use super::{Believe, Load, found, parent, sync_dir};
-use crate::power::Random;
 use crate::work::pattern;
+use gfs_core::splitmix::SplitMix64;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -92,9 +92,9 @@ impl Append {
 }
 
 impl Load for Append {
-    fn step(&mut self, random: &mut Random) -> io::Result<()> {
+    fn step(&mut self, random: &mut SplitMix64) -> io::Result<()> {
         self.open()?;
-        if random.once_in(4) {
+        if random.below(4) == 0 {
             self.open()?.sync_data()?;
             self.nothing_is_lost();
             return Ok(());

@@ -1,8 +1,8 @@
 //! Blocks of a file, written in place.
 
 use super::{Load, found, parent, sync_dir};
-use crate::power::Random;
 use crate::work::pattern;
+use gfs_core::splitmix::SplitMix64;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -97,10 +97,10 @@ impl Blocks {
 }
 
 impl Load for Blocks {
-    fn step(&mut self, random: &mut Random) -> io::Result<()> {
+    fn step(&mut self, random: &mut SplitMix64) -> io::Result<()> {
         self.open()?;
         let file = self.file.as_ref().expect("opened");
-        if !self.synchronous && random.once_in(4) {
+        if !self.synchronous && random.below(4) == 0 {
             file.sync_data()?;
             self.nothing_is_lost();
             return Ok(());

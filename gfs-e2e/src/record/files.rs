@@ -1,8 +1,8 @@
 //! Small files that come and go.
 
 use super::{Believe, Load, found, sync_dir};
-use crate::power::Random;
 use crate::work::pattern;
+use gfs_core::splitmix::SplitMix64;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
@@ -81,7 +81,7 @@ impl Files {
         Ok(())
     }
 
-    fn remove(&mut self, random: &mut Random) -> io::Result<()> {
+    fn remove(&mut self, random: &mut SplitMix64) -> io::Result<()> {
         let there = self.files.iter().filter(|(_, entry)| entry.made && entry.answered);
         let numbers: Vec<u64> = there.map(|(number, _)| *number).collect();
         if numbers.is_empty() {
@@ -93,7 +93,7 @@ impl Files {
         (entry.gone, entry.made, entry.answered) = (true, false, false);
         std::fs::remove_file(path)?;
         entry.answered = true;
-        if random.once_in(2) { self.sync_names() } else { Ok(()) }
+        if random.below(2) == 0 { self.sync_names() } else { Ok(()) }
     }
 
     /// Which files are there.
@@ -140,7 +140,7 @@ impl Files {
 }
 
 impl Load for Files {
-    fn step(&mut self, random: &mut Random) -> io::Result<()> {
+    fn step(&mut self, random: &mut SplitMix64) -> io::Result<()> {
         if !self.made {
             std::fs::create_dir_all(&self.directory)?;
             sync_dir(super::parent(&self.directory))?;

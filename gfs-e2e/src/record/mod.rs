@@ -14,7 +14,7 @@ pub use files::Files;
 pub use replace::Replace;
 
 use crate::cluster::wait_until;
-use crate::power::Random;
+use gfs_core::splitmix::SplitMix64;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -27,7 +27,7 @@ pub trait Load: Send {
     ///
     /// # Errors
     /// Those of the mount.
-    fn step(&mut self, random: &mut Random) -> io::Result<()>;
+    fn step(&mut self, random: &mut SplitMix64) -> io::Result<()>;
 
     /// No power was cut where it matters: what was answered counts as synced.
     fn nothing_is_lost(&mut self);
@@ -103,7 +103,7 @@ pub fn under_load(loads: &mut [Box<dyn Load>], seed: u64, fault: impl FnOnce(&St
     let steps = Steps { done, failed: AtomicBool::new(false) };
     let run = |load: &mut dyn Load, done: &AtomicU64, seed: u64| {
         let _tells = TellsPanic(&steps.failed);
-        let mut random = Random::new(seed);
+        let mut random = SplitMix64::new(seed);
         while !stop.load(Ordering::Relaxed) {
             load.step(&mut random).inspect_err(|_| done.store(u64::MAX, Ordering::Relaxed))?;
             done.fetch_add(1, Ordering::Relaxed);

@@ -1,8 +1,8 @@
 //! A file that is replaced as editors and package managers do it: written beside, synced, renamed over.
 
 use super::{Believe, Load, found, parent, sync_dir};
-use crate::power::Random;
 use crate::work::pattern;
+use gfs_core::splitmix::SplitMix64;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -47,7 +47,7 @@ impl Replace {
 }
 
 impl Load for Replace {
-    fn step(&mut self, random: &mut Random) -> io::Result<()> {
+    fn step(&mut self, random: &mut SplitMix64) -> io::Result<()> {
         self.newest += 1;
         let beside = self.path.with_extension("new");
         let mut file = File::create(&beside)?;
@@ -57,7 +57,7 @@ impl Load for Replace {
         self.allowed.push(self.newest);
         std::fs::rename(&beside, &self.path)?;
         self.answered = self.allowed.len() - 1;
-        if random.once_in(2) {
+        if random.below(2) == 0 {
             sync_dir(parent(&self.path))?;
             if self.believe == Believe::Directories {
                 self.nothing_is_lost();

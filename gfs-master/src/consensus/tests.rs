@@ -86,6 +86,16 @@ async fn fill(raft: &Arc<RaftConsensus>, session: SessionId, range: std::ops::Ra
     }
 }
 
+/// Stops and starts again: the state is as before.
+async fn the_same_after_a_restart(raft: Arc<RaftConsensus>, dir: &Path) -> RaftConsensus {
+    let hash = raft.machine().state().hash();
+    raft.shutdown().await;
+    drop(raft);
+    let again = start(dir, NEVER).await;
+    assert_eq!(again.machine().state().hash(), hash);
+    again
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_gives_the_same_state_and_concurrent_commands_share_entries() {
     let dir = tempfile::tempdir().unwrap();
@@ -95,11 +105,8 @@ async fn a_restart_gives_the_same_state_and_concurrent_commands_share_entries() 
     fill(&raft, session, 1..401).await;
     let entries = raft.metrics().log_index - before;
     assert!(entries < 200, "400 concurrent commands took {entries} entries");
-    let (hash, clock) = (raft.machine().state().hash(), raft.machine().clock());
-    raft.shutdown().await;
-    drop(raft);
-    let again = start(dir.path(), NEVER).await;
-    assert_eq!(again.machine().state().hash(), hash);
+    let clock = raft.machine().clock();
+    let again = the_same_after_a_restart(raft, dir.path()).await;
     assert!(again.machine().clock() >= clock);
     let replay = again.propose(create(session, 400)).await.unwrap();
     assert!(matches!(replay, CommandReply::Client(Reply::Entry { created: true, .. })), "{replay:?}");
@@ -219,11 +226,7 @@ async fn a_full_disk_refuses_clients_and_the_log_goes_on_when_there_is_room() {
     assert!(!*raft.stopped().borrow() && raft.is_leader());
     raft.log().take_disk_for_full(false);
     fill(&raft, second, 2000..2010).await;
-    let hash = raft.machine().state().hash();
-    raft.shutdown().await;
-    drop(raft);
-    let again = start(dir.path(), NEVER).await;
-    assert_eq!(again.machine().state().hash(), hash);
+    let again = the_same_after_a_restart(raft, dir.path()).await;
     again.shutdown().await;
 }
 
@@ -244,10 +247,6 @@ async fn a_checkpoint_that_cannot_be_written_stops_nothing_and_is_made_later() {
     fill(&raft, session, 11..21).await;
     raft.checkpoint().await.unwrap();
     assert!(!raft.checkpoint_due());
-    let hash = raft.machine().state().hash();
-    raft.shutdown().await;
-    drop(raft);
-    let again = start(dir.path(), NEVER).await;
-    assert_eq!(again.machine().state().hash(), hash);
+    let again = the_same_after_a_restart(raft, dir.path()).await;
     again.shutdown().await;
 }

@@ -37,8 +37,8 @@ impl SoftFences {
         inner.version()
     }
 
-    /// The session's end is committed.
-    fn committed(&self, session: SessionId) {
+    /// The session's end is committed: its fence is the state's from now on.
+    pub(super) fn committed(&self, session: SessionId) {
         self.inner.lock().sessions.remove(&session);
     }
 }
@@ -52,7 +52,7 @@ impl Ending {
 
 impl Leader {
     /// The fences in force for a server that has those of version `known`; `None` when these are they.
-    pub fn fences(&self, known: u64) -> Option<v1::Fences> {
+    pub fn newer_fences(&self, known: u64) -> Option<v1::Fences> {
         // The list before the state: what is in neither has ended.
         let (version, ending) = {
             let inner = self.fences.inner.lock();
@@ -69,7 +69,7 @@ impl Leader {
     /// Returns when no chunk server takes mutations of these sessions any more.
     pub async fn fence(&self, sessions: impl IntoIterator<Item = SessionId>) {
         let raised = sessions.into_iter().map(|session| self.fences.raise(session)).max();
-        let (Some(version), Some(fences)) = (raised, self.fences(0)) else { return };
+        let (Some(version), Some(fences)) = (raised, self.newer_fences(0)) else { return };
         for server in self.servers.without_fences(version) {
             self.servers.order(server, v1::MasterOrder { fences: Some(fences.clone()), ..v1::MasterOrder::default() });
         }
@@ -77,11 +77,6 @@ impl Leader {
             // An answer in between is found at the next look.
             let _ = tokio::time::timeout(LOOK, self.servers.fenced()).await;
         }
-    }
-
-    /// The end of a session is committed: its fence is the state's from now on.
-    pub(super) fn fence_committed(&self, session: SessionId) {
-        self.fences.committed(session);
     }
 }
 

@@ -222,7 +222,7 @@ impl Leader {
         self.flush_times(Duration::ZERO, Some(session)).await;
         self.cut_tails_of(session).await?;
         self.consensus.propose(Command::EndSession { session }).await?;
-        self.fence_committed(session);
+        self.fences.committed(session);
         self.gate.drop_session(session);
         self.delegations.drop_session(session);
         self.opens.lock().table.drop_session(session);

@@ -262,7 +262,7 @@ async fn listen(
             leader.work.notify_one();
         }
         // After the lease was noted: whoever ends a session now waits for this server.
-        let fences = leader.fences(beat.fences);
+        let fences = leader.newer_fences(beat.fences);
         let order = v1::MasterOrder { heartbeat: beat.number, lease, fences, ..v1::MasterOrder::default() };
         if !matches!(tokio::time::timeout(SILENCE, orders.send(Ok(order))).await, Ok(Ok(()))) {
             return;

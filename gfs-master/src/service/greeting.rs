@@ -9,7 +9,6 @@ use crate::leader::commit_times::Shown;
 use crate::leader::sessions::{Connection, Outgoing};
 use gfs_core::ids::{InodeId, OperationId, SessionId};
 use gfs_core::meta::request::Timestamp;
-use gfs_core::meta::sessions::Known;
 use gfs_proto::PROTOCOL;
 use gfs_proto::v1::{self, failure::Code, server_message::Body};
 use std::sync::Arc;
@@ -57,8 +56,8 @@ pub(super) async fn greet(
     };
     leader.show_again(session, &hello.times.iter().map(shown).collect::<Vec<_>>());
     leader.sessions.reclaimed(session);
-    let lost = if resumed { unknown(leader, session, &hello.answered) } else { Vec::new() };
-    let welcome = v1::Welcome { lost, ..welcome(leader, session, resumed) };
+    let answered = if resumed { &hello.answered[..] } else { &[] };
+    let welcome = welcome(leader, session, resumed, answered);
     let welcome = v1::ServerMessage { tag, body: Some(Body::Welcome(welcome)) };
     let sent = outgoing.send(Ok(welcome)).await;
     sent.map_err(|_| failing(Code::Stopping, "the client went away"))?;
@@ -91,7 +90,7 @@ fn reclaim(leader: &Leader, session: SessionId, connection: &Connection, hello: 
     Ok(())
 }
 
-fn welcome(leader: &Leader, session: SessionId, resumed: bool) -> v1::Welcome {
+fn welcome(leader: &Leader, session: SessionId, resumed: bool, answered: &[u64]) -> v1::Welcome {
     let state = leader.machine.state();
     v1::Welcome {
         session: session.0,
@@ -103,13 +102,7 @@ fn welcome(leader: &Leader, session: SessionId, resumed: bool) -> v1::Welcome {
         version: env!("CARGO_PKG_VERSION").into(),
         incarnation: leader.incarnation,
         resumed,
-        lost: Vec::new(),
+        // Their answers came before they were on stable storage, and did not get there.
+        lost: state.sessions().unknown(session, answered),
     }
-}
-
-/// Operations that were answered and are not in the state: their answers came before they were on stable storage, and did not get there.
-fn unknown(leader: &Leader, session: SessionId, answered: &[u64]) -> Vec<u64> {
-    let state = leader.machine.state();
-    let is_new = |operation: u64| state.sessions().known(OperationId { session, operation }) == Known::New;
-    answered.iter().copied().filter(|operation| is_new(*operation)).collect()
 }

@@ -38,14 +38,7 @@ struct Server {
     cut: watch::Sender<Cut>,
 }
 
-/// Who opened the connections of a link.
-#[derive(Clone, Copy)]
-enum Opened {
-    ByOthers,
-    ByServer,
-}
-
-/// As a chunk server sees it.
+/// Where bytes go, as a chunk server sees it.
 #[derive(Clone, Copy)]
 enum Way {
     In,
@@ -72,9 +65,9 @@ impl Links {
         let file = dir.join(NAME);
         let server = |number: u16| {
             let cut = watch::Sender::new(Cut::default());
-            let link = |to: String, opened| listen(&runtime, file.clone(), to, opened, cut.subscribe());
-            let advertise = link(format!("chunkd-{number}"), Opened::ByOthers)?;
-            let master = link("master-1".into(), Opened::ByServer)?;
+            let link = |to: String, ways| listen(&runtime, file.clone(), to, ways, cut.subscribe());
+            let advertise = link(format!("chunkd-{number}"), [Way::In, Way::Out])?;
+            let master = link("master-1".into(), [Way::Out, Way::In])?;
             Ok(Server { advertise, master, cut })
         };
         let servers =
@@ -97,14 +90,15 @@ impl Links {
     }
 }
 
-fn listen(runtime: &Runtime, file: PathBuf, to: String, opened: Opened, cut: watch::Receiver<Cut>) -> io::Result<u16> {
+/// `ways`: of what comes from who opened a connection, and of what goes back.
+fn listen(runtime: &Runtime, file: PathBuf, to: String, ways: [Way; 2], cut: watch::Receiver<Cut>) -> io::Result<u16> {
     let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
     let port = listener.local_addr()?.port();
     runtime.spawn(async move {
         loop {
             match listener.accept().await {
                 // Who cannot be reached ends the connection.
-                Ok((from, _)) => drop(tokio::spawn(pass(from, file.clone(), to.clone(), opened, cut.clone()))),
+                Ok((from, _)) => drop(tokio::spawn(pass(from, file.clone(), to.clone(), ways, cut.clone()))),
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
             }
         }
@@ -113,17 +107,14 @@ fn listen(runtime: &Runtime, file: PathBuf, to: String, opened: Opened, cut: wat
 }
 
 /// One connection, until both sides have ended it.
-async fn pass(from: TcpStream, file: PathBuf, to: String, opened: Opened, cut: watch::Receiver<Cut>) -> io::Result<()> {
+async fn pass(from: TcpStream, file: PathBuf, to: String, ways: [Way; 2], cut: watch::Receiver<Cut>) -> io::Result<()> {
     let known = ClusterFile::read(&file).ok().flatten();
     let address = known.and_then(|known| known.process(&to).map(|process| process.address.clone()));
     let to = TcpStream::connect(address.ok_or(io::ErrorKind::NotConnected)?).await?;
     from.set_nodelay(true)?;
     to.set_nodelay(true)?;
     let ((from_read, from_write), (to_read, to_write)) = (from.into_split(), to.into_split());
-    let (forth, back) = match opened {
-        Opened::ByOthers => (Way::In, Way::Out),
-        Opened::ByServer => (Way::Out, Way::In),
-    };
+    let [forth, back] = ways;
     tokio::try_join!(pump(from_read, to_write, cut.clone(), forth), pump(to_read, from_write, cut, back)).map(drop)
 }
 
