@@ -36,14 +36,17 @@ for tool in pjdfstest@0.2.2 fsx@0.3.2; do
 done
 export GFS_TEST_TOOLS=$tools/bin
 
+# Nothing is built twice here, so that what incremental builds keep costs more than it gives.
+export CARGO_INCREMENTAL=0
+
 cargo fmt --all --check
 cargo clippy --workspace --all-targets -- -D warnings
-cargo build --workspace
-cargo test --workspace --exclude gfs-e2e
-# Optimized too: the compiler once dropped a field of a converted message there, and only there.
-cargo test --release -p gfs-proto
-cargo test -p gfs-e2e --lib
+# One build for all that follows, the programs too. Always the whole workspace: another choice of packages has other features of the
+# same crates, and builds them again.
+cargo test --workspace --no-run
+cargo test --workspace --lib --bins
+cargo test --workspace --exclude gfs-e2e --test '*'
 # One cluster at a time: each of these tests starts daemons and mounts. The suites come last: fsx takes longest.
 for suite in basics two_mounts faults outage integrity mount_forms packaging commands programs network full power suites; do
-    cargo test -p gfs-e2e --test "$suite" -- --test-threads=1
+    cargo test --workspace --test "$suite" -- --test-threads=1
 done

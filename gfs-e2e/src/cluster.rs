@@ -77,7 +77,7 @@ pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("path of the test");
     let folder = own.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST");
     let path = folder.join(name);
-    assert!(path.exists(), "{} is missing: run `cargo build --workspace` first", path.display());
+    assert!(path.exists(), "{} is missing: run `cargo test --workspace --no-run` first", path.display());
     path
 }
 

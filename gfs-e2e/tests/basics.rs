@@ -3,8 +3,11 @@
 use gfs_e2e::cluster::wait_until;
 use gfs_e2e::work::{assert_pattern, pattern, shell};
 use gfs_e2e::{Cluster, Options};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::process::Command;
 use std::time::Duration;
 
 const MIB: usize = 1 << 20;
@@ -127,6 +130,25 @@ fn truncation_never_brings_old_bytes_back() {
         file.read_exact_at(&mut tail, shrink as u64).unwrap();
         assert!(tail.iter().all(|b| *b == 0), "bytes past {shrink} came back");
     }
+}
+
+#[test]
+fn a_program_that_runs_is_not_emptied() {
+    let cluster = Cluster::start(Options::default());
+    let program = cluster.mount().join("program");
+    fs::copy("/bin/sleep", &program).unwrap();
+    let size = fs::metadata(&program).unwrap().len();
+    let mut running = Command::new(&program).arg("600").spawn().unwrap();
+    // Reading and truncating is what the kernel does not refuse by itself before it asks the file system to open.
+    let opened = rustix::fs::open(&program, OFlags::RDONLY | OFlags::TRUNC, Mode::empty());
+    let state = running.try_wait();
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_eq!(opened.err(), Some(Errno::TXTBSY));
+    assert_eq!(state.unwrap(), None, "the program died");
+    assert_eq!(fs::metadata(&program).unwrap().len(), size);
+    fs::write(&program, "").unwrap();
+    assert_eq!(fs::metadata(&program).unwrap().len(), 0, "it can be emptied once it has ended");
 }
 
 #[test]

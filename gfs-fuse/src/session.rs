@@ -21,9 +21,10 @@ const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 256;
 
 /// What is asked of the kernel, each where it can.
-const WANTED: [InitFlags; 14] = [
-    // O_TRUNC comes with the open.
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
+///
+/// Not FUSE_ATOMIC_O_TRUNC: the kernel would send O_TRUNC before it has looked whether the file is being executed, and
+/// `open(program, O_RDONLY | O_TRUNC)` would empty the program under its process and then fail with ETXTBSY.
+const WANTED: [InitFlags; 13] = [
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,

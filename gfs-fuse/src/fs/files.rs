@@ -1,7 +1,7 @@
 //! Open files: opening, reading, writing, syncing, closing.
 
 use super::handles::FileHandle;
-use super::{Call, Found, Fs, Name, inodes, names};
+use super::{Call, Found, Fs, Name, names};
 use crate::errno::{Errno, Result};
 use bytes::Bytes;
 use gfs_client::{ACCESS_BOTH, ACCESS_READ, ACCESS_WRITE, Access, CallContext, InodeId, LockFamily, OpenFile};
@@ -42,19 +42,12 @@ impl Fs {
         Ok((found, number))
     }
 
-    /// Opens a file; O_TRUNC included. The kernel has checked permission.
+    /// Opens a file. The kernel has checked permission, and truncates by setattr afterwards.
     ///
     /// # Errors
     /// What the master says.
     pub async fn open(&self, call: &Call, inode: InodeId, flags: i32) -> Result<u64> {
         let opened = self.client.open(&call.context, inode, access_of(flags)?).await?;
-        if flags & libc::O_TRUNC != 0 {
-            let changes = inodes::Changes { size: Some(0), ..inodes::Changes::default() };
-            if let Err(errno) = self.set_attributes(call, inode, changes).await {
-                opened.file.close();
-                return Err(errno);
-            }
-        }
         Ok(self.keep(inode, opened.file, flags))
     }
 
