@@ -47,6 +47,6 @@ cargo test --workspace --no-run
 cargo test --workspace --lib --bins
 cargo test --workspace --exclude gfs-e2e --test '*'
 # One cluster at a time: each of these tests starts daemons and mounts. The suites come last: fsx takes longest.
-for suite in basics two_mounts faults outage integrity mount_forms packaging commands programs network full power suites; do
+for suite in basics two_mounts pages faults outage integrity mount_forms packaging commands programs network full power suites; do
     cargo test --workspace --test "$suite" -- --test-threads=1
 done

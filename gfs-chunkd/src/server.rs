@@ -17,6 +17,7 @@ use gfs_net::{DataPool, PoolOptions, ServeLimits};
 use gfs_proto::{PROTOCOL, v1};
 use std::io::Read;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -62,6 +63,9 @@ pub enum ServerError {
     },
 }
 
+/// A future behind a pointer: whoever awaits it need not be compiled together with all that it does, as for a plain `async fn`.
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 /// A chunk server that is registered and ready to serve.
 pub struct Server {
     /// `host:port` of the data port on this machine. What is advertised to others may be another one.
@@ -85,77 +89,80 @@ impl Server {
     ///
     /// # Errors
     /// Ports, disks, and a master that refuses for good.
-    pub async fn start(config: &ChunkdConfig) -> Result<Self, ServerError> {
-        Self::start_with(config, StoreOptions { dirs: config.dirs(), ..StoreOptions::default() }).await
+    pub fn start(config: &ChunkdConfig) -> Boxed<'_, Result<Self, ServerError>> {
+        Self::start_with(config, StoreOptions { dirs: config.dirs(), ..StoreOptions::default() })
     }
 
     /// The same with other options for the store.
     ///
     /// # Errors
     /// As `start`.
-    pub async fn start_with(config: &ChunkdConfig, mut options: StoreOptions) -> Result<Self, ServerError> {
-        let listener = life::bind(&config.listen, "--listen").await?;
-        let http_listener = life::bind(&config.http, "--http").await?;
-        let http = http_listener.local_addr().map_err(io("asking for the HTTP port"))?;
-        let local = listener.local_addr().map_err(io("asking for the data port"))?;
-        if config.reserve_bytes > 0 {
-            options.reserve = Some(config.reserve_bytes);
-        }
-        if !config.boot_id.is_empty() {
-            options.boot_id = Some(config.boot_id.clone());
-        }
-        let opening = tokio::task::spawn_blocking(move || Store::open(options));
-        let store = Arc::new(opening.await.map_err(|error| io("opening the store")(std::io::Error::other(error)))??);
-        let registration = registration(config, local, http, &store)?;
-        let master = MasterClient::new(config.masters());
-        let answer = register(&master, &registration).await?;
-        let cluster = cluster_of(&answer)?;
-        adopt(&store, cluster, &registration, &answer).await?;
-        let me = u16::try_from(answer.server).map_err(|_| ServerError::BadAnswer("server number"))?;
-        tracing::info!(server = me, %cluster, advertised = registration.address, "registered");
-        let shared = Arc::new(Shared::default());
-        shared.set_usage(&store.usage());
-        let driver = Driver::new(Parts {
-            me: ServerId(me),
-            incarnation: registration.incarnation,
-            store,
-            pool: DataPool::new(PoolOptions { cluster, ..PoolOptions::default() }),
-            master,
-            shared: shared.clone(),
-            parallel_fills: config.parallel_fills,
-        });
-        let (sender, notices) = mpsc::channel(NOTICES);
-        let (stop, shutdown) = watch::channel(false);
-        let address = reachable(local);
-        let registration = v1::RegisterRequest { cluster: answer.cluster.clone(), ..registration };
-        let heartbeats = Heartbeats {
-            masters: config.masters(),
-            registration,
-            registered: answer,
-            shared,
-            notices: sender,
-            shutdown,
-        };
-        let (health, metrics) = (Health::new(), Metrics::new());
-        watch_driver(&metrics, &driver);
-        let pace = scrub::Pace {
-            bytes_per_second: config.scrub_mb_per_s.saturating_mul(1_000_000),
-            period: Duration::from_secs(config.scrub_period_s),
-            dir: config.dirs().into_iter().next().unwrap_or_default(),
-        };
-        Ok(Self {
-            address,
-            http,
-            driver,
-            listener,
-            http_listener,
-            cluster,
-            heartbeats,
-            notices,
-            health,
-            metrics,
-            pace,
-            stop,
+    pub fn start_with(config: &ChunkdConfig, mut options: StoreOptions) -> Boxed<'_, Result<Self, ServerError>> {
+        Box::pin(async move {
+            let listener = life::bind(&config.listen, "--listen").await?;
+            let http_listener = life::bind(&config.http, "--http").await?;
+            let http = http_listener.local_addr().map_err(io("asking for the HTTP port"))?;
+            let local = listener.local_addr().map_err(io("asking for the data port"))?;
+            if config.reserve_bytes > 0 {
+                options.reserve = Some(config.reserve_bytes);
+            }
+            if !config.boot_id.is_empty() {
+                options.boot_id = Some(config.boot_id.clone());
+            }
+            let opening = tokio::task::spawn_blocking(move || Store::open(options));
+            let store =
+                Arc::new(opening.await.map_err(|error| io("opening the store")(std::io::Error::other(error)))??);
+            let registration = registration(config, local, http, &store)?;
+            let master = MasterClient::new(config.masters());
+            let answer = register(&master, &registration).await?;
+            let cluster = cluster_of(&answer)?;
+            adopt(&store, cluster, &registration, &answer).await?;
+            let me = u16::try_from(answer.server).map_err(|_| ServerError::BadAnswer("server number"))?;
+            tracing::info!(server = me, %cluster, advertised = registration.address, "registered");
+            let shared = Arc::new(Shared::default());
+            shared.set_usage(&store.usage());
+            let driver = Driver::new(Parts {
+                me: ServerId(me),
+                incarnation: registration.incarnation,
+                store,
+                pool: DataPool::new(PoolOptions { cluster, ..PoolOptions::default() }),
+                master,
+                shared: shared.clone(),
+                parallel_fills: config.parallel_fills,
+            });
+            let (sender, notices) = mpsc::channel(NOTICES);
+            let (stop, shutdown) = watch::channel(false);
+            let address = reachable(local);
+            let registration = v1::RegisterRequest { cluster: answer.cluster.clone(), ..registration };
+            let heartbeats = Heartbeats {
+                masters: config.masters(),
+                registration,
+                registered: answer,
+                shared,
+                notices: sender,
+                shutdown,
+            };
+            let (health, metrics) = (Health::new(), Metrics::new());
+            watch_driver(&metrics, &driver);
+            let pace = scrub::Pace {
+                bytes_per_second: config.scrub_mb_per_s.saturating_mul(1_000_000),
+                period: Duration::from_secs(config.scrub_period_s),
+                dir: config.dirs().into_iter().next().unwrap_or_default(),
+            };
+            Ok(Self {
+                address,
+                http,
+                driver,
+                listener,
+                http_listener,
+                cluster,
+                heartbeats,
+                notices,
+                health,
+                metrics,
+                pace,
+                stop,
+            })
         })
     }
 
@@ -168,46 +175,51 @@ impl Server {
     ///
     /// # Errors
     /// A thread that can't be started, or a disk that can't be flushed.
-    pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<(), ServerError> {
-        let Self { driver, listener, http_listener, cluster, heartbeats, notices, health, metrics, pace, stop, .. } =
-            self;
-        let stopping = stop.subscribe();
-        let heartbeat =
-            heartbeats.spawn().map_err(|source| ServerError::Io { operation: "starting a thread", source })?;
-        let mut tasks = JoinSet::new();
-        let handler = Arc::new(DataService::new(driver.clone()));
-        tasks.spawn(gfs_net::serve(listener, cluster, handler, ServeLimits::default(), stopping.clone()));
-        let counts = watch_scrub(&metrics);
-        tasks.spawn(scrub::run(driver.clone(), pace, counts, stopping.clone()));
-        tasks.spawn(serve_http(http_listener, health.clone(), metrics, stopping.clone()));
-        tasks.spawn(take_notices(driver.clone(), notices));
-        tasks.spawn(driver.reports.clone().run(driver.clone(), stopping.clone()));
-        tasks.spawn(tick::run(driver.clone(), stopping.clone()));
-        tasks.spawn(deletions::run(driver.clone(), stopping.clone()));
-        let found = driver.clone();
-        let apply = Box::new(move |answer| found.found(answer));
-        let (master, shared, me) = (driver.master.clone(), driver.shared.clone(), driver.me);
-        tasks.spawn(driver.lookup.clone().run(master, shared, me, stopping, apply));
-        driver.reports.full();
-        health.set_serving();
-        life::wait(shutdown).await;
-        health.set_failing("stopping");
-        stop.send_replace(true);
-        let ended = tokio::time::timeout(STOP_LIMIT, async { while tasks.join_next().await.is_some() {} }).await;
-        if ended.is_err() {
-            tracing::warn!("some requests did not end in time");
-            tasks.abort_all();
-        }
-        let closing = tokio::task::spawn_blocking(move || {
-            if heartbeat.join().is_err() {
-                tracing::error!("the heartbeat thread ended badly");
+    pub fn run(self, shutdown: watch::Receiver<bool>) -> Boxed<'static, Result<(), ServerError>> {
+        Box::pin(async move {
+            let Self {
+                driver, listener, http_listener, cluster, heartbeats, notices, health, metrics, pace, stop, ..
+            } = self;
+            let stopping = stop.subscribe();
+            let heartbeat =
+                heartbeats.spawn().map_err(|source| ServerError::Io { operation: "starting a thread", source })?;
+            let mut tasks = JoinSet::new();
+            let handler = Arc::new(DataService::new(driver.clone()));
+            tasks.spawn(gfs_net::serve(listener, cluster, handler, ServeLimits::default(), stopping.clone()));
+            let counts = watch_scrub(&metrics);
+            tasks.spawn(scrub::run(driver.clone(), pace, counts, stopping.clone()));
+            tasks.spawn(serve_http(http_listener, health.clone(), metrics, stopping.clone()));
+            tasks.spawn(take_notices(driver.clone(), notices));
+            tasks.spawn(driver.reports.clone().run(driver.clone(), stopping.clone()));
+            tasks.spawn(tick::run(driver.clone(), stopping.clone()));
+            tasks.spawn(deletions::run(driver.clone(), stopping.clone()));
+            let found = driver.clone();
+            let apply = Box::new(move |answer| found.found(answer));
+            let (master, shared, me) = (driver.master.clone(), driver.shared.clone(), driver.me);
+            tasks.spawn(driver.lookup.clone().run(master, shared, me, stopping, apply));
+            driver.reports.full();
+            health.set_serving();
+            life::wait(shutdown).await;
+            health.set_failing("stopping");
+            stop.send_replace(true);
+            let ended = tokio::time::timeout(STOP_LIMIT, async { while tasks.join_next().await.is_some() {} }).await;
+            if ended.is_err() {
+                tracing::warn!("some requests did not end in time");
+                tasks.abort_all();
             }
-            driver.store.close()
-        });
-        match closing.await {
-            Ok(closed) => Ok(closed?),
-            Err(error) => Err(ServerError::Io { operation: "closing the store", source: std::io::Error::other(error) }),
-        }
+            let closing = tokio::task::spawn_blocking(move || {
+                if heartbeat.join().is_err() {
+                    tracing::error!("the heartbeat thread ended badly");
+                }
+                driver.store.close()
+            });
+            match closing.await {
+                Ok(closed) => Ok(closed?),
+                Err(error) => {
+                    Err(ServerError::Io { operation: "closing the store", source: std::io::Error::other(error) })
+                }
+            }
+        })
     }
 }
 

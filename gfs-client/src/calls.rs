@@ -2,7 +2,7 @@
 
 use crate::client::{Client, Outcome};
 use crate::error::ClientError;
-use crate::files::{Access, OpenFile};
+use crate::files::{Access, OpenFile, Pages};
 use crate::grants::{Grant, Keys};
 use crate::limit::CallContext;
 use crate::locations::{Fresh, WINDOW, Window};
@@ -33,6 +33,8 @@ pub struct Opened {
     pub grant: Grant,
     /// Whether this call made it.
     pub created: bool,
+    /// When what is read through it may be cached: pages of an earlier open of the same era and ctime are still right.
+    pub pages: Option<u64>,
     /// The handle.
     pub file: OpenFile,
 }
@@ -309,16 +311,37 @@ impl Client {
     /// # Errors
     /// `Refused(IsDirectory)`; as every call.
     pub async fn open(&self, context: &CallContext, inode: InodeId, access: Access) -> Result<Opened, ClientError> {
+        self.open_cached(context, inode, access, Pages::Never).await
+    }
+
+    /// As `open`, for a caller that wants to keep what it reads in a page cache of its own.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub async fn open_cached(
+        &self,
+        context: &CallContext,
+        inode: InodeId,
+        access: Access,
+        pages: Pages,
+    ) -> Result<Opened, ClientError> {
         if context.credentials.check {
             self.layout(context, inode, 0, 1).await?;
         }
         self.settle(inode, context).await?;
-        let call = Call::Open(v1::OpenFile { inode: inode.0, access: access.wire(), count: 1, delegated: false });
+        let call = Call::Open(v1::OpenFile {
+            inode: inode.0,
+            access: access.wire() | pages.wire(),
+            count: 1,
+            delegated: false,
+            pages_anyway: pages == Pages::Anyway,
+        });
         let (said, stamp) = self.inner.session.call("open", call, &context.limit).await?;
         let Said::Open(answer) = said else { return Err(unexpected("open")) };
         crate::client::refused(answer.refusal)?;
         // From here on the handle is held: it is given back when this is dropped.
         let file = OpenFile::new(self.clone(), inode, access);
+        let file = if answer.pages { file.with_pages() } else { file };
         let attributes = Attributes::try_from(answer.attributes.ok_or_else(|| unexpected("open"))?)?;
         self.inner.locations.learn_servers(servers_from_wire(answer.servers)?);
         let mut window = Window::new();
@@ -331,7 +354,7 @@ impl Client {
         self.inner.cache.insert(&self.inner.grants, &fresh, self.whole(&attributes, window));
         let keys = Keys { inodes: vec![inode], ..Keys::default() };
         let grant = Grant::new(stamp, answer.grant_ms, keys);
-        Ok(Opened { attributes, grant, created: false, file })
+        Ok(Opened { attributes, grant, created: false, pages: answer.pages.then_some(answer.pages_era), file })
     }
 
     /// The first chunks of a file as a window, when they surely are all of it: the last one is among them.
@@ -388,6 +411,6 @@ impl Client {
             let fresh = Fresh { attributes: &attributes, stamp, grant_ms };
             self.inner.cache.insert(&self.inner.grants, &fresh, vec![(0, Window::new())]);
         }
-        Ok(Opened { attributes, grant, created: reply.created, file })
+        Ok(Opened { attributes, grant, created: reply.created, pages: None, file })
     }
 }

@@ -17,6 +17,7 @@ use gfs_core::meta::request::{Answer, Attributes, Credentials, NodeKind, Query, 
 use gfs_net::{DataPool, PoolOptions};
 use gfs_proto::convert::{answer_from_wire, refusal_from_code, reply_from_wire, servers_from_wire};
 use gfs_proto::v1::{self, server_message::Body as Said};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -32,9 +33,6 @@ pub struct ClientOptions {
     pub connect_limit: Duration,
     /// File bytes that may be on their way at the same time.
     pub bytes_in_flight: u64,
-    /// Set when data pages are cached on the strength of grants: the new times of an overwrite then go to the master only after its data is
-    /// in place, so that nobody fills a cache with the old bytes in between. Otherwise both go out together, which is faster.
-    pub pages_are_cached: bool,
 }
 
 impl Default for ClientOptions {
@@ -44,7 +42,6 @@ impl Default for ClientOptions {
             call_limit: Duration::from_secs(60),
             connect_limit: Duration::from_secs(30),
             bytes_in_flight: 64 << 20,
-            pages_are_cached: false,
         }
     }
 }
@@ -101,56 +98,63 @@ pub struct Answered {
     pub grant: Grant,
 }
 
+/// A future behind a pointer: whoever awaits it need not be compiled together with all that it does, as for a plain `async fn`.
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 impl Client {
     /// Connects to a cluster: returns when a master has opened a session. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// `Unavailable` after the connect limit, `WrongCluster`, `Version`.
-    pub async fn connect(target: Target, options: ClientOptions) -> Result<Self, ClientError> {
-        let concerned = Concerned {
-            grants: Arc::default(),
-            files: Arc::new(FileCache::new()),
-            locks: Arc::default(),
-            delegations: Arc::default(),
-        };
-        let masters = target.masters.clone();
-        let session_options = SessionOptions { masters: target.masters, description: options.description.clone() };
-        let unavailable =
-            |error: std::io::Error| ClientError::Unavailable { masters: masters.join(","), reason: error.to_string() };
-        let session = Arc::new(Session::start(session_options, concerned.clone()).map_err(unavailable)?);
-        let welcome = session.ready(&CallLimit::within(options.connect_limit)).await?;
-        if !welcome.chunk_size.is_power_of_two() || welcome.chunk_size > 1 << 40 {
-            return Err(ClientError::malformed(format!("chunk size {}", welcome.chunk_size)));
-        }
-        let cluster: [u8; 16] =
-            welcome.cluster.as_ref().try_into().map_err(|_| ClientError::malformed("cluster id"))?;
-        let cluster = ClusterId(u128::from_be_bytes(cluster));
-        let pool = DataPool::new(PoolOptions { cluster, ..PoolOptions::default() });
-        let locations = Arc::new(Locations::new());
-        let allocator = Allocator { session: session.clone(), locations: locations.clone() };
-        let budget_units = (options.bytes_in_flight / BUDGET_UNIT).clamp(1, 1 << 24) as u32;
-        let inner = Inner {
-            masters,
-            data: DataPath::new(pool, session.clone(), locations.clone(), concerned.locks.clone()),
-            session,
-            grants: concerned.grants,
-            cache: concerned.files,
-            locks: concerned.locks,
-            locations,
-            reserve: Reserve::new(Arc::new(allocator)),
-            files: FileStates::default(),
-            behind: Arc::default(),
-            delegations: concerned.delegations.clone(),
-            chunk_size: welcome.chunk_size,
-            lease: Duration::from_millis(welcome.lease_ms.into()),
-            cluster,
-            budget: Arc::new(Semaphore::new(budget_units as usize)),
-            budget_units,
-            options,
-        };
-        let inner = Arc::new(inner);
-        tokio::spawn(crate::flusher::run(Arc::downgrade(&inner), concerned.delegations));
-        Ok(Self { inner })
+    pub fn connect(target: Target, options: ClientOptions) -> Boxed<'static, Result<Self, ClientError>> {
+        Box::pin(async move {
+            let concerned = Concerned {
+                grants: Arc::default(),
+                files: Arc::new(FileCache::new()),
+                locks: Arc::default(),
+                delegations: Arc::default(),
+            };
+            let masters = target.masters.clone();
+            let session_options = SessionOptions { masters: target.masters, description: options.description.clone() };
+            let unavailable = |error: std::io::Error| ClientError::Unavailable {
+                masters: masters.join(","),
+                reason: error.to_string(),
+            };
+            let session = Arc::new(Session::start(session_options, concerned.clone()).map_err(unavailable)?);
+            let welcome = session.ready(&CallLimit::within(options.connect_limit)).await?;
+            if !welcome.chunk_size.is_power_of_two() || welcome.chunk_size > 1 << 40 {
+                return Err(ClientError::malformed(format!("chunk size {}", welcome.chunk_size)));
+            }
+            let cluster: [u8; 16] =
+                welcome.cluster.as_ref().try_into().map_err(|_| ClientError::malformed("cluster id"))?;
+            let cluster = ClusterId(u128::from_be_bytes(cluster));
+            let pool = DataPool::new(PoolOptions { cluster, ..PoolOptions::default() });
+            let locations = Arc::new(Locations::new());
+            let allocator = Allocator { session: session.clone(), locations: locations.clone() };
+            let budget_units = (options.bytes_in_flight / BUDGET_UNIT).clamp(1, 1 << 24) as u32;
+            let inner = Inner {
+                masters,
+                data: DataPath::new(pool, session.clone(), locations.clone(), concerned.locks.clone()),
+                session,
+                grants: concerned.grants,
+                cache: concerned.files,
+                locks: concerned.locks,
+                locations,
+                reserve: Reserve::new(Arc::new(allocator)),
+                files: FileStates::default(),
+                behind: Arc::default(),
+                delegations: concerned.delegations.clone(),
+                chunk_size: welcome.chunk_size,
+                lease: Duration::from_millis(welcome.lease_ms.into()),
+                cluster,
+                budget: Arc::new(Semaphore::new(budget_units as usize)),
+                budget_units,
+                options,
+            };
+            let inner = Arc::new(inner);
+            tokio::spawn(crate::flusher::run(Arc::downgrade(&inner), concerned.delegations));
+            Ok(Self { inner })
+        })
     }
 
     /// Ends the session: locks and open files go. Calls under way fail with `Closed`.

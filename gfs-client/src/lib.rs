@@ -27,7 +27,7 @@ pub use admin::AdminError;
 pub use calls::{Looked, Opened, Usage};
 pub use client::{Answered, Client, ClientOptions, Outcome};
 pub use error::ClientError;
-pub use files::{ACCESS_BOTH, ACCESS_READ, ACCESS_WRITE, Access, OpenFile, Zeroing};
+pub use files::{ACCESS_BOTH, ACCESS_READ, ACCESS_WRITE, Access, OpenFile, Pages, Zeroing};
 pub use grants::{Grant, Invalidator, Ticket};
 pub use limit::{CallContext, CallLimit, CancelToken, Progress, WaitsFor};
 pub use target::{DEFAULT_MASTER, Target, TargetError};

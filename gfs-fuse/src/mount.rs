@@ -8,7 +8,7 @@ use crate::mountpoint::{self, MountpointError, Unmounted};
 use crate::ops::Operations;
 use crate::options::{CacheMode, MountOptions};
 use crate::session;
-use gfs_client::{Client, ClientError, ClientOptions, Target};
+use gfs_client::{Client, ClientError, ClientOptions, Pages, Target};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -105,6 +105,16 @@ pub fn run(target: Target, mountpoint: &Path, options: &MountOptions, ready: imp
     result
 }
 
+/// Which file data may stay in the page cache: a kernel that cannot map other files has to keep all of it there.
+fn pages_of(cache: CacheMode) -> Pages {
+    match cache {
+        _ if !session::maps_uncached_files() => Pages::Anyway,
+        CacheMode::Pages => Pages::Anyway,
+        CacheMode::Auto => Pages::IfAlone,
+        CacheMode::None => Pages::Never,
+    }
+}
+
 async fn connect(target: Target, mountpoint: &Path, options: &MountOptions) -> Result<Client, MountError> {
     let masters = target.masters.join(",");
     let deadline = Instant::now() + options.mount_timeout;
@@ -113,7 +123,6 @@ async fn connect(target: Target, mountpoint: &Path, options: &MountOptions) -> R
             description: format!("mount {} pid {}", mountpoint.display(), std::process::id()),
             call_limit: options.call_timeout,
             connect_limit: deadline.saturating_duration_since(Instant::now()),
-            pages_are_cached: options.cache == CacheMode::Pages || !session::maps_uncached_files(),
             ..ClientOptions::default()
         };
         let attempt = tokio::time::timeout_at(deadline, Client::connect(target.clone(), client_options)).await;
@@ -142,6 +151,7 @@ fn serve(
 ) -> Result<(), MountError> {
     let fs_options = FsOptions {
         cache: options.cache,
+        pages: pages_of(options.cache),
         call_timeout: options.call_timeout,
         moves_atime: !options.no_atime && !options.read_only,
     };

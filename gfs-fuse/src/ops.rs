@@ -211,7 +211,7 @@ fn fill_plus(fs: &Fs, directory: InodeId, page: &Page, offset: u64, mut reply: R
     fs.deliver(page.grant.as_ref(), |ttl| {
         for entry in page.from(offset).unwrap_or_default() {
             fs.note_name(directory, &entry.name, ttl);
-            let ttl = if fs.is_touched(entry.attributes.inode) { Duration::ZERO } else { ttl };
+            let ttl = if fs.is_in_doubt(&entry.attributes, !ttl.is_zero()) { Duration::ZERO } else { ttl };
             let attr = file_attr(fs, &entry.attributes);
             if reply.add(attr.ino, entry.offset, OsStr::from_bytes(&entry.name), &ttl, &attr, GENERATION) {
                 break;
@@ -362,7 +362,14 @@ impl Filesystem for Operations {
         let file_flags = self.file_flags;
         self.waiting("open", request, move |fs, call| async move {
             let result = fs.open(&call, fs.inner(ino.0), flags.0).await;
-            answer!(reply, result, number => reply.opened(FileHandle(number), file_flags));
+            answer!(reply, result, opened => {
+                let flags = match opened.pages {
+                    None => file_flags,
+                    Some(true) => FopenFlags::FOPEN_KEEP_CACHE,
+                    Some(false) => FopenFlags::empty(),
+                };
+                reply.opened(FileHandle(opened.number), flags);
+            });
         });
     }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 /// What the kernel may cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum CacheMode {
-    /// Names and attributes as long as the master grants it; file data passes by the page cache.
+    /// Names and attributes as long as the master grants it; file data in the page cache, when no mount has the file open for writing.
     #[default]
-    Direct,
-    /// Also file data, in the page cache, dropped at every open: what kernels before 6.6 need for shared mmap.
+    Auto,
+    /// File data of every file in the page cache: what kernels before 6.6 need for shared mmap.
     Pages,
     /// Nothing.
     None,
@@ -228,7 +228,7 @@ fn seconds(name: &'static str, value: &str) -> Result<Duration, OptionError> {
 
 fn cache(value: &str) -> Result<CacheMode, OptionError> {
     match value {
-        "auto" | "direct" => Ok(CacheMode::Direct),
+        "auto" | "direct" => Ok(CacheMode::Auto),
         "pages" => Ok(CacheMode::Pages),
         "none" | "off" => Ok(CacheMode::None),
         _ => Err(value_error("cache", value, "auto, pages or none")),
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn cache_modes() {
-        for (value, mode) in [("auto", CacheMode::Direct), ("pages", CacheMode::Pages), ("none", CacheMode::None)] {
+        for (value, mode) in [("auto", CacheMode::Auto), ("pages", CacheMode::Pages), ("none", CacheMode::None)] {
             assert_eq!(parsed(&format!("cache={value}")).unwrap().cache, mode);
         }
     }

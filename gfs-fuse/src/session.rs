@@ -2,7 +2,7 @@
 //!
 //! This room and `ops` alone know the transport.
 
-use crate::fs::Fs;
+use crate::fs::{Fs, PageCache};
 use crate::ops::Operations;
 use crate::options::{CacheMode, KernelFlag, MountOptions};
 use fuser::{Config, FopenFlags, INodeNo, InitFlags, KernelConfig, MountOption, Notifier, Session, SessionACL};
@@ -157,6 +157,7 @@ impl Mounted {
             }
         })?;
         fs.on_stale_attributes(queue);
+        fs.on_old_pages(Arc::new(cache.clone()));
         Ok(cache)
     }
 
@@ -192,6 +193,12 @@ impl KernelCache {
 
     fn drop_inode(&self, inode: InodeId) {
         self.fs.forget(inode);
+        self.tell(self.notifier.inval_inode(INodeNo(self.fs.outer(inode)), 0, 0));
+    }
+}
+
+impl PageCache for KernelCache {
+    fn drop_pages(&self, inode: InodeId) {
         self.tell(self.notifier.inval_inode(INodeNo(self.fs.outer(inode)), 0, 0));
     }
 }

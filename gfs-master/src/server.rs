@@ -19,6 +19,7 @@ use gfs_proto::v1::admin_server::AdminServer;
 use gfs_proto::v1::cluster_server::ClusterServer;
 use gfs_proto::v1::metadata_server::MetadataServer;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -60,6 +61,9 @@ pub enum ServerError {
     LogFailed,
 }
 
+/// A future behind a pointer: whoever awaits it need not be compiled together with all that it does, as for a plain `async fn`.
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 /// A master that serves.
 pub struct Server {
     /// Its gRPC port.
@@ -80,86 +84,92 @@ impl Server {
     ///
     /// # Errors
     /// One line that says what to do.
-    pub async fn start(config: &MasterConfig) -> Result<Self, ServerError> {
-        let listener = life::bind(&config.listen, "--listen").await?;
-        let http_listener = life::bind(&config.http, "--http").await?;
-        let local = |listener: &TcpListener| {
-            listener.local_addr().map_err(|source| ServerError::Io { operation: "asking for the port", source })
-        };
-        let (address, http) = (local(&listener)?, local(&http_listener)?);
-        let (stop, stopping) = watch::channel(false);
-        let (health, metrics) = (Health::new(), Metrics::new());
-        let mut duties = JoinSet::new();
-        let shown = gfs_daemon::http::serve(http_listener, health.clone(), metrics.clone(), stopping.clone());
-        duties.spawn(async move {
-            if let Err(error) = shown.await {
-                tracing::error!(%error, "the HTTP port is gone");
+    pub fn start(config: &MasterConfig) -> Boxed<'_, Result<Self, ServerError>> {
+        Box::pin(async move {
+            let listener = life::bind(&config.listen, "--listen").await?;
+            let http_listener = life::bind(&config.http, "--http").await?;
+            let local = |listener: &TcpListener| {
+                listener.local_addr().map_err(|source| ServerError::Io { operation: "asking for the port", source })
+            };
+            let (address, http) = (local(&listener)?, local(&http_listener)?);
+            let (stop, stopping) = watch::channel(false);
+            let (health, metrics) = (Health::new(), Metrics::new());
+            let mut duties = JoinSet::new();
+            let shown = gfs_daemon::http::serve(http_listener, health.clone(), metrics.clone(), stopping.clone());
+            duties.spawn(async move {
+                if let Err(error) = shown.await {
+                    tracing::error!(%error, "the HTTP port is gone");
+                }
+            });
+            let dir = open_dir(config).await?;
+            tracing::info!(cluster = %dir.cluster(), data = %dir.path().display(), fresh = dir.is_fresh(), "recovering");
+            let fresh = dir.is_fresh();
+            let raft = Arc::new(RaftConsensus::start(dir, config.checkpoints()).await?);
+            if !fresh {
+                raft.skip_lost_inodes().await?;
             }
-        });
-        let dir = open_dir(config).await?;
-        tracing::info!(cluster = %dir.cluster(), data = %dir.path().display(), fresh = dir.is_fresh(), "recovering");
-        let fresh = dir.is_fresh();
-        let raft = Arc::new(RaftConsensus::start(dir, config.checkpoints()).await?);
-        if !fresh {
-            raft.skip_lost_inodes().await?;
-        }
-        let leader = Leader::new(raft.clone(), raft.machine().clone(), config.leader());
-        register_metrics(&metrics, &leader);
-        duties.spawn(background_duties(leader.clone(), raft.clone(), stopping.clone()));
-        let serving = tokio::spawn(serve(leader.clone(), listener, stopping));
-        health.set_serving();
-        Ok(Self { address, http, leader, raft, stop, serving, duties, health })
+            let leader = Leader::new(raft.clone(), raft.machine().clone(), config.leader());
+            register_metrics(&metrics, &leader);
+            duties.spawn(background_duties(leader.clone(), raft.clone(), stopping.clone()));
+            let serving = tokio::spawn(serve(leader.clone(), listener, stopping));
+            health.set_serving();
+            Ok(Self { address, http, leader, raft, stop, serving, duties, health })
+        })
     }
 
     /// Serves until `shutdown` turns true, then stops admitting, finishes what is under way and returns.
     ///
     /// # Errors
     /// When the log or the port failed meanwhile.
-    pub async fn run(mut self, shutdown: watch::Receiver<bool>) -> Result<(), ServerError> {
-        let failed = life::wait(self.raft.stopped());
-        let outcome = tokio::select! {
-            () = life::wait(shutdown) => Ok(()),
-            () = failed => Err(ServerError::LogFailed),
-            ended = &mut self.serving => match ended {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(error.into()),
-                Err(error) => Err(ServerError::Io { operation: "serving", source: std::io::Error::other(error) }),
-            },
-        };
-        self.stop().await;
-        outcome
+    pub fn run(mut self, shutdown: watch::Receiver<bool>) -> Boxed<'static, Result<(), ServerError>> {
+        Box::pin(async move {
+            let failed = life::wait(self.raft.stopped());
+            let outcome = tokio::select! {
+                () = life::wait(shutdown) => Ok(()),
+                () = failed => Err(ServerError::LogFailed),
+                ended = &mut self.serving => match ended {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(error)) => Err(error.into()),
+                    Err(error) => Err(ServerError::Io { operation: "serving", source: std::io::Error::other(error) }),
+                },
+            };
+            self.stop().await;
+            outcome
+        })
     }
 
     /// Stops.
-    pub async fn stop(mut self) {
-        self.health.set_failing("stopping");
-        self.stop.send_replace(true);
-        if !ends(&mut self.serving, FINISH).await {
-            // What still waits waits for something far off: a lock, a chunk server.
+    pub fn stop(mut self) -> Boxed<'static, ()> {
+        Box::pin(async move {
+            self.health.set_failing("stopping");
+            self.stop.send_replace(true);
+            if !ends(&mut self.serving, FINISH).await {
+                // What still waits waits for something far off: a lock, a chunk server.
+                self.leader.give_up();
+                if !ends(&mut self.serving, GRACE).await {
+                    tracing::warn!("connections are cut off");
+                    self.serving.abort();
+                }
+            }
             self.leader.give_up();
-            if !ends(&mut self.serving, GRACE).await {
-                tracing::warn!("connections are cut off");
-                self.serving.abort();
+            let duties = async { while self.duties.join_next().await.is_some() {} };
+            if tokio::time::timeout(GRACE, duties).await.is_err() {
+                tracing::warn!("background work is cut off");
             }
-        }
-        self.leader.give_up();
-        let duties = async { while self.duties.join_next().await.is_some() {} };
-        if tokio::time::timeout(GRACE, duties).await.is_err() {
-            tracing::warn!("background work is cut off");
-        }
-        if tokio::time::timeout(GRACE, self.raft.shutdown()).await.is_err() {
-            tracing::warn!("the log did not end in time");
-        }
-        drop(self.leader);
-        // Calls that were given up let go of the log: whoever starts here next finds it free.
-        let free = async {
-            while Arc::strong_count(&self.raft) > 1 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+            if tokio::time::timeout(GRACE, self.raft.shutdown()).await.is_err() {
+                tracing::warn!("the log did not end in time");
             }
-        };
-        if tokio::time::timeout(GRACE, free).await.is_err() {
-            tracing::debug!("something still holds the log");
-        }
+            drop(self.leader);
+            // Calls that were given up let go of the log: whoever starts here next finds it free.
+            let free = async {
+                while Arc::strong_count(&self.raft) > 1 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            if tokio::time::timeout(GRACE, free).await.is_err() {
+                tracing::debug!("something still holds the log");
+            }
+        })
     }
 }
 

@@ -58,6 +58,29 @@ impl Access {
     }
 }
 
+/// Whether what is read through an open file may stay in a page cache above this library: until `Invalidator::invalidate` says that it is to
+/// be dropped, and only as long as the attributes of the file are granted. While they are not, another client has it open for writing, and
+/// pages are good for one read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Pages {
+    /// It does not.
+    #[default]
+    Never,
+    /// If no other client has the file open for writing.
+    IfAlone,
+    /// It will.
+    Anyway,
+}
+
+impl Pages {
+    /// In the access of an open.
+    pub(crate) const WIRE: u32 = 4;
+
+    pub(crate) fn wire(self) -> u32 {
+        if self == Self::Never { 0 } else { Self::WIRE }
+    }
+}
+
 /// Largest piece of a read or write that goes over the wire at once. The pieces of one request overlap: while one is stored, the
 /// next is on its way. Small enough for that, large enough that their count does not matter.
 pub(crate) const PIECE: u64 = 256 << 10;
@@ -189,8 +212,8 @@ pub struct OpenFile {
 struct Handle {
     client: Client,
     inode: InodeId,
-    /// As the master counts it.
-    counted: Access,
+    /// As the master counts it, on the wire.
+    counted: u32,
     /// As the caller may use it.
     access: Access,
     state: Arc<FileState>,
@@ -207,7 +230,7 @@ impl Handle {
         let inner = &self.client.inner;
         // What is held is closed with the flush that gives it back.
         if !inner.delegations.get(self.inode).is_some_and(|held| held.close()) {
-            inner.session.close_file(self.inode.0, self.counted.wire());
+            inner.session.close_file(self.inode.0, self.counted);
         }
         if inner.files.close(self.inode, &self.state) {
             inner.locks.forget(self.inode);
@@ -238,13 +261,21 @@ impl OpenFile {
             inner: Arc::new(Handle {
                 client,
                 inode,
-                counted: access,
+                counted: access.wire(),
                 access,
                 state,
                 closed: AtomicBool::new(false),
                 read_end: AtomicU64::new(0),
             }),
         }
+    }
+
+    /// The same handle, of which pages may be cached. Only for one that was not shared yet.
+    pub(crate) fn with_pages(mut self) -> Self {
+        if let Some(handle) = Arc::get_mut(&mut self.inner) {
+            handle.counted |= Pages::WIRE;
+        }
+        self
     }
 
     /// The same handle for less. Only for one that was not shared yet.

@@ -181,7 +181,7 @@ impl OpenFile {
         let in_place = !extends && fresh.is_empty();
         let written = self.write_spans(context, (&parts, data), &view, &fresh, manner.behalf);
         let now = manner.behind.is_none();
-        let (written, told) = if now && in_place && !self.client().inner.options.pages_are_cached {
+        let (written, told) = if now && in_place {
             let (written, told) = tokio::join!(written, self.soft_times(context, clear_suid));
             (written, Some(told))
         } else {

@@ -7,6 +7,7 @@ use super::recent::Recent;
 use super::shown::Shown;
 use super::window::ConfirmWindow;
 use crate::error::ClientError;
+use crate::files::Pages;
 use crate::grants::{Grants, Stamp};
 use gfs_core::ids::InodeId;
 use gfs_core::meta::request::Refusal;
@@ -244,11 +245,16 @@ impl Table {
             access: *access,
             count: *count,
             delegated: delegated.remove(inode),
+            ..v1::OpenFile::default()
         };
         let creating = if self.expired { Vec::new() } else { self.creating() };
         let mut reclaim: Vec<v1::OpenFile> = self.opens.iter().map(open).collect();
         // Held without being open: the close is on its way.
-        reclaim.extend(delegated.into_iter().map(|inode| v1::OpenFile { inode, access: 0, count: 0, delegated: true }));
+        reclaim.extend(delegated.into_iter().map(|inode| v1::OpenFile {
+            inode,
+            delegated: true,
+            ..v1::OpenFile::default()
+        }));
         v1::Hello {
             protocol: gfs_proto::PROTOCOL,
             session: if self.expired { 0 } else { self.session },
@@ -519,10 +525,12 @@ fn repeatable(request: &v1::Request) -> bool {
     }
 }
 
-/// The open file that an answer stands for: (inode, access).
+/// The open file that an answer stands for: (inode, access as it is counted).
 fn opened(call: &Call, said: &Said) -> Option<(u64, u32)> {
     match (call, said) {
-        (Call::Open(open), Said::Open(answer)) if answer.refusal == 0 => Some((open.inode, open.access)),
+        (Call::Open(open), Said::Open(answer)) if answer.refusal == 0 => {
+            Some((open.inode, if answer.pages { open.access } else { open.access & !Pages::WIRE }))
+        }
         (Call::Mutate { request, .. }, Said::Reply(reply)) if reply.refusal == 0 => match &request.kind {
             Some(Kind::Create(create)) if create.open => {
                 reply.attributes.as_ref().map(|a| (a.inode, super::CREATE_ACCESS))

@@ -21,6 +21,28 @@ pub enum OpenAccess {
     Both,
 }
 
+/// How a file is open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenMode {
+    /// What for.
+    pub access: OpenAccess,
+    /// Whether what is read through it may stay in a page cache, for as long as it is open.
+    pub pages: bool,
+}
+
+impl From<OpenAccess> for OpenMode {
+    fn from(access: OpenAccess) -> Self {
+        Self { access, pages: false }
+    }
+}
+
+impl OpenMode {
+    /// Whether it may write.
+    pub fn writes(self) -> bool {
+        self.access != OpenAccess::Read
+    }
+}
+
 /// How often one session holds one file open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct OpenCounts {
@@ -30,6 +52,8 @@ pub struct OpenCounts {
     pub write: u32,
     /// For both.
     pub both: u32,
+    /// How many of all these go through a page cache.
+    pub pages: u32,
 }
 
 impl OpenCounts {
@@ -67,6 +91,8 @@ pub struct OpenTable {
     open: BTreeMap<(SessionId, InodeId), OpenCounts>,
     holders: BTreeSet<(InodeId, SessionId)>,
     files: BTreeMap<SessionId, usize>,
+    /// Opens through a page cache.
+    pages: u64,
     limit: usize,
     /// Creations that open what they make and are not confirmed: whether that is counted.
     making: BTreeMap<OperationId, bool>,
@@ -81,6 +107,7 @@ impl OpenTable {
             open: BTreeMap::new(),
             holders: BTreeSet::new(),
             files: BTreeMap::new(),
+            pages: 0,
             limit,
             making: BTreeMap::new(),
             connections: BTreeMap::new(),
@@ -95,12 +122,13 @@ impl OpenTable {
         &mut self,
         session: SessionId,
         inode: InodeId,
-        access: OpenAccess,
+        mode: impl Into<OpenMode>,
         count: u32,
     ) -> Result<(), TooManyOpen> {
         if count == 0 {
             return Ok(());
         }
+        let mode = mode.into();
         if !self.open.contains_key(&(session, inode)) {
             let files = self.files.entry(session).or_insert(0);
             if *files >= self.limit {
@@ -109,16 +137,28 @@ impl OpenTable {
             *files += 1;
             self.holders.insert((inode, session));
         }
-        let held = self.open.entry((session, inode)).or_default().of(access);
+        let counts = self.open.entry((session, inode)).or_default();
+        let held = counts.of(mode.access);
         *held = held.saturating_add(count);
+        if mode.pages {
+            let more = count.min(u32::MAX - counts.pages);
+            counts.pages += more;
+            self.pages += u64::from(more);
+        }
         Ok(())
     }
 
     /// Takes `count` opens away; answers whether nobody holds the file open any more. More closes than opens close.
-    pub fn close(&mut self, session: SessionId, inode: InodeId, access: OpenAccess, count: u32) -> bool {
+    pub fn close(&mut self, session: SessionId, inode: InodeId, mode: impl Into<OpenMode>, count: u32) -> bool {
+        let mode = mode.into();
         if let Some(counts) = self.open.get_mut(&(session, inode)) {
-            let held = counts.of(access);
+            let held = counts.of(mode.access);
             *held = held.saturating_sub(count);
+            if mode.pages {
+                let closed = counts.pages.min(count);
+                counts.pages -= closed;
+                self.pages -= u64::from(closed);
+            }
             if counts.is_closed() {
                 self.forget(session, inode);
             }
@@ -219,6 +259,18 @@ impl OpenTable {
         self.holders(inode).filter(writes)
     }
 
+    /// Who may have pages of a file in a cache, in order.
+    pub fn page_users(&self, inode: InodeId) -> impl Iterator<Item = SessionId> {
+        let pages =
+            move |session: &SessionId| self.open.get(&(*session, inode)).is_some_and(|counts| counts.pages != 0);
+        self.holders(inode).filter(pages)
+    }
+
+    /// Whether anybody may have pages of anything in a cache.
+    pub fn has_pages(&self) -> bool {
+        self.pages != 0
+    }
+
     /// What a session holds open, in order of inode.
     pub fn files_of(&self, session: SessionId) -> impl Iterator<Item = (InodeId, OpenCounts)> {
         let range = (session, InodeId(0))..=(session, InodeId(u64::MAX));
@@ -231,9 +283,8 @@ impl OpenTable {
     }
 
     fn forget(&mut self, session: SessionId, inode: InodeId) {
-        if self.open.remove(&(session, inode)).is_none() {
-            return;
-        }
+        let Some(counts) = self.open.remove(&(session, inode)) else { return };
+        self.pages -= u64::from(counts.pages);
         self.holders.remove(&(inode, session));
         if let Some(files) = self.files.get_mut(&session) {
             *files -= 1;
@@ -264,6 +315,25 @@ mod tests {
         assert_eq!(table.holders(FILE).collect::<Vec<_>>(), vec![A]);
         assert!(table.close(A, FILE, OpenAccess::Read, 1));
         assert_eq!(table.count(A), 0);
+    }
+
+    #[test]
+    fn pages_are_in_use_until_the_last_open_through_them_is_closed() {
+        let mut table = OpenTable::new(10);
+        let cached = OpenMode { access: OpenAccess::Read, pages: true };
+        table.open(A, FILE, cached, 2).unwrap();
+        table.open(A, FILE, OpenAccess::Read, 1).unwrap();
+        table.open(B, FILE, OpenAccess::Both, 1).unwrap();
+        assert_eq!(table.page_users(FILE).collect::<Vec<_>>(), vec![A]);
+        assert!(table.has_pages());
+        table.close(A, FILE, cached, 1);
+        table.close(A, FILE, OpenAccess::Read, 1);
+        assert_eq!(table.page_users(FILE).count(), 1);
+        table.close(A, FILE, cached, 1);
+        assert_eq!((table.page_users(FILE).count(), table.holders(FILE).count()), (0, 1));
+        table.open(B, FILE, cached, 1).unwrap();
+        table.drop_session(B);
+        assert!(table.page_users(FILE).count() == 0 && !table.has_pages());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::handles::FileHandle;
 use super::{Call, Found, Fs, Name, names};
 use crate::errno::{Errno, Result};
 use bytes::Bytes;
-use gfs_client::{ACCESS_BOTH, ACCESS_READ, ACCESS_WRITE, Access, CallContext, InodeId, LockFamily, OpenFile};
+use gfs_client::{ACCESS_BOTH, ACCESS_READ, ACCESS_WRITE, Access, CallContext, InodeId, LockFamily, OpenFile, Pages};
 use std::sync::Arc;
 
 /// One write of the kernel.
@@ -20,6 +20,15 @@ pub struct Write {
     pub from_page_cache: bool,
     /// Whether set-id bits go, as the kernel has decided from the caller's capabilities.
     pub clear_set_id: bool,
+}
+
+/// An open file, as the kernel is told of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// Its number.
+    pub number: u64,
+    /// When it goes through the page cache: whether the pages that are there are right.
+    pub pages: Option<bool>,
 }
 
 /// An open file that the kernel has let go, with the locks that go with it.
@@ -38,7 +47,11 @@ impl Fs {
         let made = self.client.create_open(&call.context, at.0, &at.1, mode.0, mode.1, true, access).await;
         let opened = made.map_err(|error| names::taken(error, flags))?;
         let found = self.found(opened.attributes, opened.grant);
-        let number = self.keep(found.attributes.inode, opened.file, flags);
+        let writes = self.options.pages != Pages::Anyway;
+        if writes {
+            self.pages.write_begins(found.attributes.inode);
+        }
+        let number = self.keep(found.attributes.inode, opened.file, flags, (false, writes));
         Ok((found, number))
     }
 
@@ -46,13 +59,34 @@ impl Fs {
     ///
     /// # Errors
     /// What the master says.
-    pub async fn open(&self, call: &Call, inode: InodeId, flags: i32) -> Result<u64> {
-        let opened = self.client.open(&call.context, inode, access_of(flags)?).await?;
-        Ok(self.keep(inode, opened.file, flags))
+    pub async fn open(&self, call: &Call, inode: InodeId, flags: i32) -> Result<Opened> {
+        let access = access_of(flags)?;
+        let pages = match self.options.pages {
+            Pages::IfAlone if access != ACCESS_READ || flags & libc::O_DIRECT != 0 || self.pages.is_written(inode) => {
+                Pages::Never
+            }
+            pages => pages,
+        };
+        let writes = access != ACCESS_READ && pages != Pages::Anyway;
+        if writes && self.pages.write_begins(inode) {
+            self.drop_pages(inode).await;
+        }
+        let opened = self.client.open_cached(&call.context, inode, access, pages).await;
+        let opened = opened.inspect_err(|_| {
+            if writes {
+                self.pages.write_ends(inode)
+            }
+        })?;
+        let pages = opened.pages.map(|era| self.pages.opened(&opened.attributes, era));
+        if pages.is_some() && self.pages.is_written(inode) {
+            // It was opened for writing meanwhile, when there was nothing to drop yet.
+            self.drop_pages(inode).await;
+        }
+        Ok(Opened { number: self.keep(inode, opened.file, flags, (pages.is_some(), writes)), pages })
     }
 
-    fn keep(&self, inode: InodeId, file: OpenFile, flags: i32) -> u64 {
-        self.files.insert(FileHandle { inode, file, no_atime: flags & libc::O_NOATIME != 0 })
+    fn keep(&self, inode: InodeId, file: OpenFile, flags: i32, (pages, writes): (bool, bool)) -> u64 {
+        self.files.insert(FileHandle { inode, file, pages, writes, no_atime: flags & libc::O_NOATIME != 0 })
     }
 
     /// Reads; fewer bytes than asked mean the end of the file.
@@ -120,6 +154,12 @@ impl Fs {
     /// EBADF.
     pub fn begin_release(&self, number: u64, flock_owner: Option<u64>) -> Result<Released> {
         let handle = self.files.remove(number)?;
+        if handle.pages {
+            self.pages.closed(handle.inode);
+        }
+        if handle.writes {
+            self.pages.write_ends(handle.inode);
+        }
         let mut owners = self.locks.lock().released(handle.inode, number);
         owners.extend(flock_owner.filter(|owner| !owners.contains(owner)));
         if !owners.is_empty() {

@@ -17,6 +17,10 @@ pub struct FileHandle {
     pub inode: InodeId,
     /// The client's side of it.
     pub file: OpenFile,
+    /// Whether what is read through it stays in the page cache.
+    pub pages: bool,
+    /// Whether what is written through it passes by the page cache.
+    pub writes: bool,
     /// Whether reads through it leave the access time alone (O_NOATIME).
     pub no_atime: bool,
 }

@@ -15,9 +15,10 @@ pub mod interrupts;
 mod locking;
 pub mod locks;
 mod names;
+pub mod pages;
 mod ranges;
 
-pub use files::{Released, Write};
+pub use files::{Opened, Released, Write};
 pub use inodes::{Changes, Usage};
 pub use locking::{LockAsked, LockHeld};
 
@@ -26,11 +27,14 @@ use crate::options::CacheMode;
 use access_time::AccessTimes;
 use cached_names::CachedNames;
 use directory::DirectoryHandle;
-use gfs_client::{Attributes, CallContext, CallLimit, CancelToken, Client, Credentials, Grant, InodeId, ROOT, path};
+use gfs_client::{
+    Attributes, CallContext, CallLimit, CancelToken, Client, Credentials, Grant, InodeId, Pages, ROOT, path,
+};
 use handles::{Directories, Files};
 use interrupts::{Interrupts, Wait, Watch};
 use locking::Releases;
 use locks::LockTable;
+use pages::{CachedPages, Shown};
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
@@ -86,10 +90,18 @@ pub enum Lookup {
 pub struct FsOptions {
     /// What the kernel may cache.
     pub cache: CacheMode,
+    /// Whether file data that is read may stay in its page cache.
+    pub pages: Pages,
     /// Longest wait of one call.
     pub call_timeout: Duration,
     /// Whether reads move access times.
     pub moves_atime: bool,
+}
+
+/// The page cache of the kernel, as far as this room has to reach it.
+pub trait PageCache: Send + Sync {
+    /// Drops all pages of a file, and its attributes. Waits for pages that are being read or written just now.
+    fn drop_pages(&self, inode: InodeId);
 }
 
 /// A mounted cluster.
@@ -107,6 +119,8 @@ pub struct Fs {
     names: CachedNames,
     interrupts: Interrupts,
     stale: OnceLock<mpsc::SyncSender<InodeId>>,
+    pages: CachedPages,
+    page_cache: OnceLock<Arc<dyn PageCache>>,
 }
 
 impl Fs {
@@ -128,6 +142,8 @@ impl Fs {
             names: CachedNames::default(),
             interrupts: Interrupts::start()?,
             stale: OnceLock::new(),
+            pages: CachedPages::default(),
+            page_cache: OnceLock::new(),
         })
     }
 
@@ -209,14 +225,16 @@ impl Fs {
         self.names.may_have(directory, name)
     }
 
-    /// Whether an access time is being moved, so that attributes read before are old.
-    pub fn is_touched(&self, inode: InodeId) -> bool {
-        self.access.is_pending(inode)
+    /// Whether attributes must not be cached: an access time is being moved, so that they are old; or the kernel may cache nothing of them
+    /// as long as it has pages.
+    pub fn is_in_doubt(&self, attributes: &Attributes, granted: bool) -> bool {
+        self.access.is_pending(attributes.inode) || self.pages.show(attributes, granted) != Shown::Plain
     }
 
     /// An inode was changed elsewhere: what is remembered of it here no longer counts.
     pub fn forget(&self, inode: InodeId) {
         self.access.changed(inode);
+        self.pages.forget(inode);
     }
 
     /// Inodes of open files, whose pages the kernel may hold.
@@ -225,6 +243,20 @@ impl Fs {
         inodes.sort_unstable();
         inodes.dedup();
         inodes
+    }
+
+    /// Who drops pages. The first one counts.
+    pub fn on_old_pages(&self, cache: Arc<dyn PageCache>) {
+        // A second session on one file system does not exist.
+        let _ = self.page_cache.set(cache);
+    }
+
+    /// Has the kernel drop pages and waits for it, on another thread: other requests go on meanwhile, which may be what it waits for.
+    async fn drop_pages(&self, inode: InodeId) {
+        if let Some(cache) = self.page_cache.get().cloned() {
+            // It only fails with the runtime.
+            let _ = tokio::task::spawn_blocking(move || cache.drop_pages(inode)).await;
+        }
     }
 
     /// Where inodes go whose attributes the kernel has wrong and shall drop soon. The first one counts.

@@ -37,7 +37,7 @@ use gfs_core::meta::request::{
 };
 use gfs_core::plan::pace::Pace;
 use lock_queue::LockQueues;
-use opens::Opens;
+use opens::{Opens, PagesEra};
 use parking_lot::Mutex;
 use servers::{LeaseTimes, SoftServers};
 use sessions::SoftSessions;
@@ -124,6 +124,8 @@ pub struct Leader {
     pub complaints: complaints::Complaints,
     /// Files held open.
     pub opens: Mutex<Opens>,
+    /// Which pages of closed files still count.
+    pub pages_era: PagesEra,
     /// Chunks that somebody waits for to be filled.
     pub urgent: Mutex<BTreeSet<ChunkHandle>>,
     /// How fast chunks come back to their goal.
@@ -151,12 +153,14 @@ impl Leader {
         };
         let gate = Gate::new(clock.clone(), options.grants, sessions.len() > 1);
         let delegations = Delegations::new(!sessions.is_empty(), machine.clock());
+        let incarnation = random::bits64();
         Arc::new(Self {
             consensus,
             machine,
             options,
             clock,
-            incarnation: random::bits64(),
+            incarnation,
+            pages_era: PagesEra::new(incarnation),
             sessions,
             fences: fences::SoftFences::default(),
             gate,
@@ -219,6 +223,7 @@ impl Leader {
         self.sessions.end(session);
         self.locks.cancel_session(session);
         self.fence([session]).await;
+        self.end_pages_of_writer(session);
         self.flush_times(Duration::ZERO, Some(session)).await;
         self.cut_tails_of(session).await?;
         self.consensus.propose(Command::EndSession { session }).await?;

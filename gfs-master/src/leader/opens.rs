@@ -6,10 +6,12 @@
 
 use super::Leader;
 use gfs_core::ids::{InodeId, OperationId, SessionId};
-use gfs_core::meta::opens::{OpenAccess, OpenTable, TooManyOpen};
+use gfs_core::meta::grants::{Cached, Touched};
+use gfs_core::meta::opens::{OpenMode, OpenTable, TooManyOpen};
 use gfs_core::meta::request::{Refusal, Reply};
 use gfs_core::meta::state::State;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Files held open, and orphans whose end is being committed: those cannot be opened any more.
 pub struct Opens {
@@ -37,6 +39,34 @@ impl Opens {
     }
 }
 
+/// What became of an open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// As it is counted.
+    pub mode: OpenMode,
+    /// It may write, and another session may have pages of the file: `end_page_grants` comes before the answer.
+    pub pages_elsewhere: bool,
+}
+
+/// Which of two opens can have the same pages: pages that were read in another era may be those of a write that nobody was told of.
+pub struct PagesEra(AtomicU64);
+
+impl PagesEra {
+    /// The first one of this process.
+    pub fn new(incarnation: u64) -> Self {
+        Self(AtomicU64::new(incarnation))
+    }
+
+    /// The present one.
+    pub fn now(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn end(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
 impl Leader {
     /// At most `most` orphans that nobody holds open. Until `reaped` they cannot be opened.
     pub fn begin_reaping(&self, most: usize) -> Vec<InodeId> {
@@ -59,16 +89,60 @@ impl Leader {
         }
     }
 
-    /// A session opens a file.
+    /// A session opens a file; through its page cache, if it wants to, when no other session has it open for writing, or `anyway`.
     ///
     /// # Errors
     /// `NotFound` for a file that goes just now; `NoLocks` when it holds too many.
-    pub fn hold_open(&self, session: SessionId, inode: InodeId, access: OpenAccess, count: u32) -> Result<(), Refusal> {
+    pub fn hold_open(
+        &self,
+        session: SessionId,
+        inode: InodeId,
+        mode: OpenMode,
+        anyway: bool,
+        count: u32,
+    ) -> Result<Held, Refusal> {
+        // Others may have it open who have not come back since this process started.
+        let known = self.sessions.others_reclaimed(session);
         let mut opens = self.opens.lock();
         if opens.reaping.contains(&inode) {
             return Err(Refusal::NotFound);
         }
-        opens.table.open(session, inode, access, count).map_err(too_many)
+        let alone = known && opens.table.writers(inode).all(|writer| writer == session);
+        let mode = OpenMode { pages: mode.pages && (alone || anyway), ..mode };
+        opens.table.open(session, inode, mode, count).map_err(too_many)?;
+        let pages_elsewhere = mode.writes() && opens.table.page_users(inode).any(|user| user != session);
+        Ok(Held { mode, pages_elsewhere })
+    }
+
+    /// Other sessions than a writer lose their grants of a file of which they may have pages, and get none as long as it is open for
+    /// writing: their pages are good for one read then.
+    pub async fn end_page_grants(&self, writer: SessionId, inode: InodeId) {
+        let touched = Touched { inodes: vec![inode], entries: Vec::new() };
+        drop(self.gate.clear(&self.sessions, touched, writer).await);
+    }
+
+    /// As `Gate::grant`, but nothing to a session that may have pages of a file that another may write.
+    pub(super) fn grant(&self, session: SessionId, items: &[(InodeId, Cached)]) -> u32 {
+        // Kept until it is granted: a writer that opens later finds the grant.
+        let opens = self.opens.lock();
+        let uses = |inode: InodeId| opens.table.page_users(inode).any(|user| user == session);
+        let written = |inode: InodeId| {
+            !self.sessions.others_reclaimed(session) || opens.table.writers(inode).any(|writer| writer != session)
+        };
+        let barred = |(inode, what): &(InodeId, Cached)| {
+            *what == Cached::Attributes && opens.table.has_pages() && uses(*inode) && written(*inode)
+        };
+        if items.iter().any(barred) { 0 } else { self.gate.grant(session, items) }
+    }
+
+    /// A session is gone, and writes of it may have come to nothing that nobody was told of: pages from before do not count at the next
+    /// open. To be called when its writes cannot reach the chunk servers any more.
+    pub fn end_pages_of_writer(&self, session: SessionId) {
+        // What a session had open that has not come back since this process started is not known.
+        let known = self.sessions.has_reclaimed(session);
+        if !known || self.opens.lock().table.files_of(session).any(|(_, counts)| counts.writes()) {
+            self.pages_era.end();
+        }
     }
 
     /// An operation that is to hold open what it makes was answered with this file.
@@ -86,8 +160,8 @@ impl Leader {
     }
 
     /// A session closes a file.
-    pub fn let_go(&self, session: SessionId, inode: InodeId, access: OpenAccess, count: u32) {
-        if self.opens.lock().table.close(session, inode, access, count) {
+    pub fn let_go(&self, session: SessionId, inode: InodeId, mode: impl Into<OpenMode>, count: u32) {
+        if self.opens.lock().table.close(session, inode, mode, count) {
             self.work.notify_one();
         }
     }

@@ -14,7 +14,7 @@ impl Leader {
         let mut answer = state.query(credentials, query);
         // While the state is locked no mutation can come between the answer and its grant.
         let grant_ms = match grants_of(query, &answer) {
-            Some(items) => self.gate.grant(session, &items),
+            Some(items) => self.grant(session, &items),
             None => 0,
         };
         drop(state);
@@ -55,7 +55,7 @@ impl Leader {
             items.extend([(parent, Cached::Entries), (parent, Cached::Attributes)]);
             shown.extend(ask(&Query::GetAttributes { inode: parent }));
         }
-        let grant_ms = self.gate.grant(session, &items);
+        let grant_ms = self.grant(session, &items);
         drop(state);
         shown.iter_mut().for_each(|attributes| self.times.show(attributes));
         (grant_ms, if grant_ms == 0 { Vec::new() } else { shown })

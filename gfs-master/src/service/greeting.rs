@@ -3,7 +3,7 @@
 //! This room owns the welcome. Nothing is asked over a stream before it.
 
 use super::failure;
-use super::session::{access, failing};
+use super::session::{failing, open_mode};
 use crate::leader::Leader;
 use crate::leader::commit_times::Shown;
 use crate::leader::sessions::{Connection, Outgoing};
@@ -48,7 +48,9 @@ pub(super) async fn greet(
     let Some(connection) = connection else {
         return Err(failing(Code::SessionExpired, "the session has ended: open a new one with another nonce"));
     };
-    reclaim(leader, session, &connection, hello)?;
+    for inode in reclaim(leader, session, &connection, hello)? {
+        leader.end_page_grants(session, inode).await;
+    }
     let shown = |of: &v1::ShownTimes| Shown {
         inode: InodeId(of.inode),
         time: Timestamp(of.time_ns),
@@ -64,8 +66,13 @@ pub(super) async fn greet(
     Ok((session, connection))
 }
 
-/// What the session says it holds replaces what was known.
-fn reclaim(leader: &Leader, session: SessionId, connection: &Connection, hello: &v1::Hello) -> Result<(), v1::Failure> {
+/// What the session says it holds replaces what was known. Answers what it may write and others may have pages of.
+fn reclaim(
+    leader: &Leader,
+    session: SessionId,
+    connection: &Connection,
+    hello: &v1::Hello,
+) -> Result<Vec<InodeId>, v1::Failure> {
     let mut opens = leader.opens.lock();
     if *connection.replaced.borrow() {
         return Err(failing(Code::Stopping, "the session has come back over another connection"));
@@ -80,14 +87,18 @@ fn reclaim(leader: &Leader, session: SessionId, connection: &Connection, hello: 
     let delegated: Vec<InodeId> =
         hello.reclaim.iter().filter(|file| file.delegated).map(|file| InodeId(file.inode)).collect();
     leader.delegations.reclaim(session, &delegated, !leader.sessions.has_reclaimed(session));
+    let mut written = Vec::new();
     for file in hello.reclaim.iter().filter(|file| file.access != 0) {
-        let access = access(file.access);
-        let access = access.ok_or_else(|| failing(Code::Malformed, "an open file has an unknown access"))?;
-        if let Err(error) = opens.open(session, InodeId(file.inode), access, file.count.max(1)) {
+        let mode = open_mode(file.access);
+        let mode = mode.ok_or_else(|| failing(Code::Malformed, "an open file has an unknown access"))?;
+        if let Err(error) = opens.open(session, InodeId(file.inode), mode, file.count.max(1)) {
             return Err(failing(Code::Overloaded, &error.to_string()));
         }
+        if mode.writes() && opens.page_users(InodeId(file.inode)).any(|user| user != session) {
+            written.push(InodeId(file.inode));
+        }
     }
-    Ok(())
+    Ok(written)
 }
 
 fn welcome(leader: &Leader, session: SessionId, resumed: bool, answered: &[u64]) -> v1::Welcome {

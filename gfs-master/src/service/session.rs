@@ -6,10 +6,11 @@
 use super::greeting::greet;
 use super::{Answers, failure};
 use crate::leader::mutate::{Answered, Waits};
+use crate::leader::opens::Held;
 use crate::leader::sessions::{Connection, Outgoing};
 use crate::leader::{Leader, ServeError};
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, ServerId, SessionId};
-use gfs_core::meta::opens::OpenAccess;
+use gfs_core::meta::opens::{OpenAccess, OpenMode};
 use gfs_core::meta::request::{Answer, ClientCommand, Configuration, Credentials, Query, Refusal, Reply, Request};
 use gfs_proto::convert::{self, ConvertError, answer_to_wire, refusal_code, reply_to_wire, servers_to_wire};
 use gfs_proto::v1::{self, client_message, failure::Code, server_message::Body};
@@ -182,13 +183,17 @@ fn refused(refusal: Refusal) -> Body {
     Body::Reply(reply_to_wire(&Reply::Refused(refusal)))
 }
 
-pub(super) fn access(wire: u32) -> Option<OpenAccess> {
-    match wire {
-        1 => Some(OpenAccess::Read),
-        2 => Some(OpenAccess::Write),
-        3 => Some(OpenAccess::Both),
-        _ => None,
-    }
+/// In the access of an open: through a page cache.
+const PAGES: u32 = 4;
+
+pub(super) fn open_mode(wire: u32) -> Option<OpenMode> {
+    let access = match wire & !PAGES {
+        1 => OpenAccess::Read,
+        2 => OpenAccess::Write,
+        3 => OpenAccess::Both,
+        _ => return None,
+    };
+    Some(OpenMode { access, pages: wire & PAGES != 0 })
 }
 
 impl Stream {
@@ -403,28 +408,36 @@ impl Stream {
 
     /// Holds the file first and looks then, so that it cannot be reaped in between.
     fn open(self: &Arc<Self>, tag: u64, file: v1::OpenFile) {
-        let Some(access) = access(file.access) else {
+        let Some(mode) = open_mode(file.access) else {
             return self.answer(tag, fail(Code::Malformed, "an open with an unknown access"));
         };
         let (inode, count) = (InodeId(file.inode), file.count.max(1));
-        if let Err(refusal) = self.leader.hold_open(self.session, inode, access, count) {
-            return self.answer(tag, Body::Open(refused_open(refusal)));
-        }
+        let held = match self.leader.hold_open(self.session, inode, mode, file.pages_anyway, count) {
+            Ok(held) => held,
+            Err(refusal) => return self.answer(tag, Body::Open(refused_open(refusal))),
+        };
         let query = Query::Layout { inode, first: 0, count: OPEN_LAYOUT };
-        let answered = self.leader.query(self.session, &Credentials::default(), &query);
-        if !self.leader.is_held(&answered.0, self.session) {
-            return self.answer(tag, self.opened(inode, access, count, answered));
+        if !held.pages_elsewhere {
+            let answered = self.leader.query(self.session, &Credentials::default(), &query);
+            if !self.leader.is_held(&answered.0, self.session) {
+                return self.answer(tag, self.opened(inode, held, count, answered));
+            }
         }
-        self.call(tag, async move |stream: Arc<Self>| match stream.settled(&Credentials::default(), &query).await {
-            Ok(answered) => stream.opened(inode, access, count, answered),
-            Err(error) => {
-                stream.leader.let_go(stream.session, inode, access, count);
-                Body::Failure(failure(&error))
+        self.call(tag, async move |stream: Arc<Self>| {
+            if held.pages_elsewhere {
+                stream.leader.end_page_grants(stream.session, inode).await;
+            }
+            match stream.settled(&Credentials::default(), &query).await {
+                Ok(answered) => stream.opened(inode, held, count, answered),
+                Err(error) => {
+                    stream.leader.let_go(stream.session, inode, held.mode, count);
+                    Body::Failure(failure(&error))
+                }
             }
         });
     }
 
-    fn opened(&self, inode: InodeId, access: OpenAccess, count: u32, (answer, grant_ms): (Answer, u32)) -> Body {
+    fn opened(&self, inode: InodeId, held: Held, count: u32, (answer, grant_ms): (Answer, u32)) -> Body {
         let refusal = match answer {
             Answer::Layout { attributes, chunks } => {
                 return Body::Open(v1::OpenAnswer {
@@ -433,18 +446,20 @@ impl Stream {
                     servers: self.servers(chunks.iter().map(|chunk| &chunk.configuration)),
                     chunks: chunks.iter().map(Into::into).collect(),
                     grant_ms,
+                    pages: held.mode.pages,
+                    pages_era: self.leader.pages_era.now(),
                 });
             }
             Answer::Refused(refusal) => refusal,
             _ => Refusal::Invalid,
         };
-        self.leader.let_go(self.session, inode, access, count);
+        self.leader.let_go(self.session, inode, held.mode, count);
         Body::Open(refused_open(refusal))
     }
 
     fn close(&self, file: &v1::CloseFile) {
-        if let Some(access) = access(file.access) {
-            self.leader.let_go(self.session, InodeId(file.inode), access, file.count.max(1));
+        if let Some(mode) = open_mode(file.access) {
+            self.leader.let_go(self.session, InodeId(file.inode), mode, file.count.max(1));
         }
     }
 

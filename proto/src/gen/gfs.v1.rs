@@ -745,7 +745,9 @@ pub struct DirectoryEntry {
     #[prost(message, optional, tag = "3")]
     pub attributes: ::core::option::Option<Attributes>,
 }
-/// access: 1 read, 2 write, 3 both; count 0 means 1; delegated: in Hello.reclaim, with a write delegation
+/// access: 1 read, 2 write, 3 both; and 4 when what is read through it may stay in a page cache: then attributes are not granted to
+/// the session as long as another has the file open for writing. count 0 means 1.
+/// delegated: in Hello.reclaim, with a write delegation. pages_anyway: it will go through a page cache even if refused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpenFile {
     #[prost(uint64, tag = "1")]
@@ -756,6 +758,8 @@ pub struct OpenFile {
     pub count: u32,
     #[prost(bool, tag = "4")]
     pub delegated: bool,
+    #[prost(bool, tag = "5")]
+    pub pages_anyway: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct OpenAnswer {
@@ -769,6 +773,12 @@ pub struct OpenAnswer {
     pub servers: ::prost::alloc::vec::Vec<Server>,
     #[prost(uint32, tag = "5")]
     pub grant_ms: u32,
+    /// counted with access 4: no other session has it open for writing
+    #[prost(bool, tag = "6")]
+    pub pages: bool,
+    /// pages of an open with the same era and the same ctime are those of now
+    #[prost(fixed64, tag = "7")]
+    pub pages_era: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CloseFile {

@@ -1,7 +1,7 @@
 //! The session against a master with the real state machine: once and only once, over broken streams, lost sessions and other masters.
 
-mod support;
-
+use crate::support::master::Master;
+use crate::support::{Cluster, PATIENCE, call, cancellable, until};
 use gfs_client::{
     AttributeChanges, CallContext, CallLimit, CancelToken, Client, ClientError, ClientOptions, Credentials, InodeId,
     Invalidator, Lock, LockFamily, LockMode, LockOwner, LockRange, Looked, NodeKind, ROOT, Refusal, RenameMode, Target,
@@ -11,8 +11,6 @@ use gfs_proto::v1::{self, failure::Code};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
-use support::master::Master;
-use support::{Cluster, PATIENCE, call, cancellable, until};
 
 const CHUNK: u64 = 64 * 1024;
 
@@ -90,7 +88,7 @@ async fn open_files_are_told_again_after_a_reconnect_and_closed_ones_are_not() {
     cluster.master.disconnect();
     until("a second hello", || cluster.master.hellos.lock().len() >= 2).await;
     let hello = cluster.master.hellos.lock().last().cloned().unwrap();
-    assert_eq!(hello.reclaim, [v1::OpenFile { inode: kept.0, access: 1, count: 1, delegated: false }]);
+    assert_eq!(hello.reclaim, [v1::OpenFile { inode: kept.0, access: 1, count: 1, ..v1::OpenFile::default() }]);
     assert_eq!(hello.session, client.session().0);
     drop(file);
     until("the second close", || cluster.master.closes.lock().len() == 2).await;
@@ -107,7 +105,7 @@ async fn a_creation_whose_answer_was_lost_is_named_until_it_is_answered() {
     assert_eq!((hellos()[1].creating.as_slice(), hellos()[1].reclaim.as_slice()), (&[operation][..], &[][..]));
     cluster.master.disconnect();
     until("a third hello", || hellos().len() >= 3).await;
-    let open = v1::OpenFile { inode: file.inode().0, access: 3, count: 1, delegated: false };
+    let open = v1::OpenFile { inode: file.inode().0, access: 3, count: 1, ..v1::OpenFile::default() };
     assert_eq!((hellos()[2].creating.as_slice(), hellos()[2].reclaim.as_slice()), (&[][..], &[open][..]));
 }
 
@@ -146,7 +144,7 @@ async fn a_lost_session_is_replaced_and_lost_locks_are_told_once() {
     file.write(&call(), 6, " and after".into(), false).await.unwrap();
     assert_eq!(file.read(&call(), 0, 100).await.unwrap(), "before and after");
     let reclaim = cluster.master.hellos.lock().last().unwrap().reclaim.clone();
-    assert_eq!(reclaim, [v1::OpenFile { inode: file.inode().0, access: 3, count: 1, delegated: false }]);
+    assert_eq!(reclaim, [v1::OpenFile { inode: file.inode().0, access: 3, count: 1, ..v1::OpenFile::default() }]);
 }
 
 #[tokio::test]

@@ -1,8 +1,6 @@
 //! Real chunk servers under a pretended master: writes, reads, kills, recovery.
 
-mod common;
-
-use common::{CHUNK, Chunkd, Cluster, SESSION, eventually, pattern};
+use crate::common::{self, CHUNK, Chunkd, Cluster, SESSION, eventually, pattern};
 use gfs_net::crc32c;
 use gfs_proto::v1::{self, data_reply::Status, data_request::Op};
 use std::time::Duration;

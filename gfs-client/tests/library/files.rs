@@ -1,7 +1,7 @@
 //! Files against a master with the real state machine and chunk servers in memory.
 
-mod support;
-
+use crate::support::chunks::Fault;
+use crate::support::{Cluster, call, until};
 use bytes::Bytes;
 use gfs_client::{Access, AttributeChanges, Client, ClientError, OpenFile, ROOT, Refusal, Zeroing};
 use gfs_core::ids::{ServerId, SessionId};
@@ -9,8 +9,6 @@ use gfs_core::meta::request::{Lock, LockFamily, LockMode, LockOwner, LockRange};
 use gfs_proto::v1::data_reply::Status;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use support::chunks::Fault;
-use support::{Cluster, call, until};
 
 const CHUNK: u64 = 64 * 1024;
 

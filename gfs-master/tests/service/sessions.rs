@@ -1,8 +1,6 @@
 //! Client sessions against a real master: caching, retries, locks, times, leases, restarts.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use gfs_core::ids::{InodeId, ROOT, SessionId};
 use gfs_core::meta::grants::Cached;
 use gfs_core::meta::request::{
@@ -290,7 +288,7 @@ async fn an_open_file_outlives_its_name_until_the_last_close() {
     let server = start(dir.path()).await;
     let mut client = Client::open(&server, 1).await;
     let inode = client.create("gone").await.inode;
-    let open = v1::OpenFile { inode, access: 3, count: 1, delegated: false };
+    let open = v1::OpenFile { inode, access: 3, count: 1, ..v1::OpenFile::default() };
     assert!(matches!(client.call(In::Open(open)).await, Out::Open(answer) if answer.refusal == 0));
     client.mutate(Request::Unlink { parent: ROOT, name: b"gone".to_vec() }).await;
     let other = Client::open(&server, 2).await;

@@ -1,8 +1,6 @@
 //! Write delegations over the wire: what a holder does by itself is never missed by anybody else.
 
-mod common;
-
-use common::{Client, config, create, reply, start, within};
+use crate::common::{Client, config, create, reply, start, within};
 use gfs_core::ids::{InodeId, ROOT};
 use gfs_core::meta::request::{AttributeChanges, FlushedFile, Query, Request};
 use gfs_proto::v1::{self, client_message::Body as In, request::Kind, server_message::Body as Out};
@@ -124,7 +122,7 @@ async fn a_holder_that_is_gone_delays_by_its_lease_and_can_tell_nothing_after() 
     };
     within("the end of the holder", beats).await;
     assert_eq!(mode(other.receive(asked).await), 0o644);
-    let claim = v1::OpenFile { inode: inode.0, access: 3, count: 1, delegated: true };
+    let claim = v1::OpenFile { inode: inode.0, access: 3, count: 1, delegated: true, ..v1::OpenFile::default() };
     let back = holder.resume(&server, vec![claim]).await;
     assert!(!back.welcome.resumed && server.leader.delegations.is_empty());
     server.stop().await;
@@ -144,7 +142,7 @@ async fn after_a_restart_young_files_wait_for_who_may_hold_them() {
     let (fresh, _) = make(&mut other, "made since").await;
     assert_eq!(other.query(Query::GetAttributes { inode: fresh }).await.refusal, 0);
     let asked = ask(&mut other, Query::GetAttributes { inode }).await;
-    let claim = v1::OpenFile { inode: inode.0, access: 3, count: 1, delegated: true };
+    let claim = v1::OpenFile { inode: inode.0, access: 3, count: 1, delegated: true, ..v1::OpenFile::default() };
     let mut holder = holder.resume(&server, vec![claim]).await;
     recalled(&mut holder, inode).await;
     let told = flush(&mut holder, inode, 0o640);

@@ -116,10 +116,6 @@ impl Master {
         self.streams.lock().remove(&session);
     }
 
-    pub fn connected(&self) -> usize {
-        self.streams.lock().len()
-    }
-
     /// Tells one session to drop what it caches.
     pub async fn invalidate(&self, session: SessionId, inodes: &[InodeId], entries: &[(InodeId, &[u8])]) -> u64 {
         let id = self.next_invalidation.fetch_add(1, Ordering::SeqCst);
@@ -251,7 +247,7 @@ impl Master {
         let query = Query::Layout { inode: InodeId(open.inode), first: 0, count: 64 };
         let wire = self.query(session, v1::QueryRequest { credentials: None, kind: Some((&query).into()) });
         let v1::QueryAnswer { refusal, attributes, chunks, servers, grant_ms, .. } = wire;
-        v1::OpenAnswer { refusal, attributes, chunks, servers, grant_ms }
+        v1::OpenAnswer { refusal, attributes, chunks, servers, grant_ms, ..Default::default() }
     }
 
     /// The configuration in force; a suspected primary is replaced at once by another member.

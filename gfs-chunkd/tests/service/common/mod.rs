@@ -1,5 +1,4 @@
 //! A pretended master, real chunk servers, and a small client: what the tests of whole processes share.
-#![allow(dead_code)]
 
 pub mod master;
 

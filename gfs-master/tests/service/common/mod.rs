@@ -1,5 +1,4 @@
 //! A master in this process, and hand-driven clients and chunk servers that speak to it over gRPC.
-#![allow(dead_code)]
 
 use gfs_core::ids::OperationId;
 use gfs_core::meta::request::{ClientCommand, Credentials, NodeKind, Query, Request};

@@ -1,8 +1,6 @@
 //! Members that lost power, members that others cannot work with, and what writers leave behind: against a real master.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use gfs_core::ids::{ChunkHandle, InodeId, ServerId, SessionId};
 use gfs_core::meta::request::{Configuration, Request};
 use gfs_master::config::MasterConfig;
@@ -160,7 +158,7 @@ async fn what_an_ended_session_may_have_written_beyond_the_end_is_cut_off() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path()).await;
     let (_servers, mut client, inode, handle, _) = file(&server).await;
-    let open = v1::OpenFile { inode: inode.0, access: 2, count: 1, delegated: false };
+    let open = v1::OpenFile { inode: inode.0, access: 2, count: 1, ..v1::OpenFile::default() };
     assert!(matches!(client.call(In::Open(open)).await, v1::server_message::Body::Open(answer) if answer.refusal == 0));
     client.call(In::Goodbye(v1::Goodbye {})).await;
     let cut = until("a cut", async || server.leader.machine.state().shrink(inode)).await;

@@ -1,6 +1,5 @@
 //! A master with the real state machine behind a small service, and chunk servers that keep their chunks in memory; both with faults
 //! to order. Each test file uses a part of it.
-#![allow(dead_code)]
 
 pub mod chunks;
 pub mod master;

@@ -1,8 +1,6 @@
 //! Chunk servers against a real master: leases, configurations, repair, deletion, shrinks.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use gfs_core::ids::{ChunkHandle, InodeId, ServerId, SessionId};
 use gfs_core::meta::request::{AttributeChanges, Request};
 use gfs_master::server::Server;

@@ -1,8 +1,6 @@
 //! Faults: a hung server, a flipped bit, and histories of kills and hangs under load.
 
-mod common;
-
-use common::{Cluster, PATIENCE, eventually, pattern};
+use crate::common::{self, Cluster, PATIENCE, eventually, pattern};
 use gfs_core::ids::ClusterId;
 use gfs_proto::v1::data_reply::Status;
 use rustix::process::Signal;

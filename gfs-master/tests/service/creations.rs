@@ -1,8 +1,6 @@
 //! Files that are made and opened in one step: held from the first moment, once, and for nobody who has gone away.
 
-mod common;
-
-use common::{Client, create, reply, start, until};
+use crate::common::{Client, create, reply, start, until};
 use gfs_core::ids::{InodeId, OperationId, ROOT, SessionId};
 use gfs_core::meta::request::{Refusal, Reply, Request};
 use gfs_master::leader::mutate::Waits;

@@ -1,0 +1,5 @@
+//! The client library against a master and chunk servers in memory. One program: what a client is made of is built into it once.
+
+mod files;
+mod session;
+mod support;
