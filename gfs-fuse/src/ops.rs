@@ -211,8 +211,9 @@ fn fill_plus(fs: &Fs, directory: InodeId, page: &Page, offset: u64, mut reply: R
     fs.deliver(page.grant.as_ref(), |ttl| {
         for entry in page.from(offset).unwrap_or_default() {
             fs.note_name(directory, &entry.name, ttl);
-            let ttl = if fs.is_in_doubt(&entry.attributes, !ttl.is_zero()) { Duration::ZERO } else { ttl };
-            let attr = file_attr(fs, &entry.attributes);
+            let mut attributes = entry.attributes.clone();
+            let ttl = if fs.fit_listed(&mut attributes, !ttl.is_zero()) { ttl } else { Duration::ZERO };
+            let attr = file_attr(fs, &attributes);
             if reply.add(attr.ino, entry.offset, OsStr::from_bytes(&entry.name), &ttl, &attr, GENERATION) {
                 break;
             }

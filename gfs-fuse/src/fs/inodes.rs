@@ -6,7 +6,7 @@ use super::pages::Shown;
 use super::{Call, Caller, Found, Fs, unexpected};
 use crate::errno::{Errno, Result};
 use gfs_client::{AttributeChanges, Attributes, FileType, Grant, InodeId, Request, SetTime, XattrMode};
-use gfs_core::meta::request::{Answer, Query, Reply, Timestamp};
+use gfs_core::meta::request::{Answer, Query, Reply};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -50,20 +50,11 @@ impl Fs {
         match answered.answer {
             Answer::Attributes(attributes) => {
                 // The kernel asks before it reads from its pages, and goes by what it is shown here.
-                match self.pages.show(&attributes, !answered.grant.duration.is_zero()) {
-                    Shown::Plain => Ok(self.found(attributes, answered.grant)),
-                    Shown::Hides => {
-                        self.drop_pages(inode).await;
-                        self.pages.dropped(&attributes);
-                        Ok(self.found(attributes, answered.grant))
-                    }
-                    Shown::Later(later) => {
-                        let mtime = Timestamp(attributes.mtime.0.saturating_add(later));
-                        let mut found = self.found(attributes, answered.grant);
-                        (found.attributes.mtime, found.grant) = (mtime, None);
-                        Ok(found)
-                    }
+                if self.pages.show(&attributes, !answered.grant.duration.is_zero()) == Shown::Hides {
+                    self.drop_pages(inode).await;
+                    self.pages.dropped(&attributes);
                 }
+                Ok(self.found(attributes, answered.grant))
             }
             Answer::Refused(refusal) => Err(refusal.into()),
             _ => Err(unexpected("getattr")),
@@ -189,8 +180,8 @@ impl Fs {
     /// Attributes as this mount shows them: with a touch that the master does not know of yet, and then only for once.
     pub(super) fn found(&self, mut attributes: Attributes, grant: Grant) -> Found {
         let touched = self.access.show(&mut attributes);
-        let in_doubt = touched || self.pages.show(&attributes, !grant.duration.is_zero()) != Shown::Plain;
-        Found { attributes, grant: (!in_doubt).then_some(grant) }
+        let cacheable = self.fit_to_pages(&mut attributes, !grant.duration.is_zero());
+        Found { attributes, grant: (cacheable && !touched).then_some(grant) }
     }
 
     /// A read of an inode succeeded: its access time may move, in the background. Registered before this returns, so that

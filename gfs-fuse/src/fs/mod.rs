@@ -225,10 +225,19 @@ impl Fs {
         self.names.may_have(directory, name)
     }
 
-    /// Whether attributes must not be cached: an access time is being moved, so that they are old; or the kernel may cache nothing of them
-    /// as long as it has pages.
-    pub fn is_in_doubt(&self, attributes: &Attributes, granted: bool) -> bool {
-        self.access.is_pending(attributes.inode) || self.pages.show(attributes, granted) != Shown::Plain
+    /// Attributes of a listing as the kernel may be shown them; answers whether they may be cached: no access time is being moved, which
+    /// would make them old, and the pages that it has allow it.
+    pub fn fit_listed(&self, attributes: &mut Attributes, granted: bool) -> bool {
+        self.fit_to_pages(attributes, granted) && !self.access.is_pending(attributes.inode)
+    }
+
+    /// Every answer with attributes comes by here: what makes the kernel drop its pages goes by what it was shown last.
+    fn fit_to_pages(&self, attributes: &mut Attributes, granted: bool) -> bool {
+        let shown = self.pages.show(attributes, granted);
+        if let Shown::Later(later) = shown {
+            attributes.mtime.0 = attributes.mtime.0.saturating_add(later);
+        }
+        shown == Shown::Plain
     }
 
     /// An inode was changed elsewhere: what is remembered of it here no longer counts.
