@@ -36,6 +36,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 const AHEAD: u64 = 2 << 20;
 /// Bytes of the smallest read that says so: for smaller ones the operating system there reads ahead enough.
 const LEAST_AHEAD: u32 = 64 << 10;
+/// A server that has not answered a write is asked so often whether it answers anything, and given so long each time.
+const SILENCES: u32 = 3;
+const SILENT: Duration = Duration::from_millis(250);
 /// Rounds over all members that answered with damage, after which it is certain.
 const DAMAGED_ROUNDS: u32 = 3;
 
@@ -70,6 +73,14 @@ impl From<ClientError> for DataFailure {
     fn from(error: ClientError) -> Self {
         Self::Client(error)
     }
+}
+
+/// Servers that did not do what they were asked for.
+#[derive(Clone, Copy, Default)]
+struct Doubted<'a> {
+    suspects: &'a [ServerId],
+    /// And answer nothing else either.
+    silent: bool,
 }
 
 /// What a mutation of a chunk came to.
@@ -200,16 +211,27 @@ impl DataPath {
 
     // --- where a chunk is
 
+    /// Whether a server answers nothing at all, asked several times.
+    async fn is_silent(&self, address: &str) -> bool {
+        for _ in 0..SILENCES {
+            if !self.pool.is_silent(address, SILENT).await {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Asks the master for the configuration in force; with `known`, waits there a short time for a newer one.
     async fn locate(
         &self,
         handle: ChunkHandle,
         known: u32,
-        suspects: &[ServerId],
+        doubted: Doubted<'_>,
         limit: &CallLimit,
     ) -> Result<(), DataFailure> {
-        let suspects = suspects.iter().map(|server| server.0.into()).collect();
-        let call = Call::Locate(v1::LocateRequest { handle: handle.0, known_epoch: known, suspects });
+        let suspects: Vec<u32> = doubted.suspects.iter().map(|server| server.0.into()).collect();
+        let silent = if doubted.silent { suspects.clone() } else { Vec::new() };
+        let call = Call::Locate(v1::LocateRequest { handle: handle.0, known_epoch: known, suspects, silent });
         let (said, _) = self.session.call("locate", call, limit).await?;
         let Said::Locations(locations) = said else {
             return Err(ClientError::malformed("answer to a location question").into());
@@ -227,13 +249,35 @@ impl DataPath {
         Ok(())
     }
 
+    /// Asks for a configuration in which another than this primary leads; `unanswered` when that let a call run out of time. Meanwhile it is
+    /// asked whether it answers anything: the master does not part from one that is alive because it is slow.
+    async fn locate_another(
+        &self,
+        handle: ChunkHandle,
+        known: Epoch,
+        primary: &Peer,
+        unanswered: bool,
+        limit: &CallLimit,
+    ) -> Result<(), DataFailure> {
+        let doubted = Doubted { suspects: &[primary.server], silent: false };
+        let silence = async {
+            if !unanswered || !self.is_silent(&primary.address).await {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            located = self.locate(handle, known.0, doubted, limit) => located,
+            () = silence => self.locate(handle, known.0, Doubted { silent: true, ..doubted }, limit).await,
+        }
+    }
+
     async fn configuration(&self, handle: ChunkHandle, limit: &CallLimit) -> Result<Configuration, DataFailure> {
         if let Some(known) = self.locations.configuration(handle)
             && known.members.iter().any(|server| self.locations.peer(*server).is_some())
         {
             return Ok(known);
         }
-        self.locate(handle, 0, &[], limit).await?;
+        self.locate(handle, 0, Doubted::default(), limit).await?;
         self.locations.configuration(handle).ok_or(DataFailure::Gone)
     }
 
@@ -340,7 +384,7 @@ impl DataPath {
                 Round::Final(error) => return Err(error.into()),
                 Round::Stale(known) => {
                     if !known.is_some_and(|known| self.locations.learn(piece.handle, known)) {
-                        self.locate(piece.handle, 0, &[], limit).await?;
+                        self.locate(piece.handle, 0, Doubted::default(), limit).await?;
                     }
                 }
                 Round::Failed { suspects, reason, all_damaged } => {
@@ -349,7 +393,7 @@ impl DataPath {
                     if damaged_rounds >= DAMAGED_ROUNDS {
                         return Err(ClientError::Io { handle: piece.handle, reason }.into());
                     }
-                    self.locate(piece.handle, 0, &suspects, limit).await?;
+                    self.locate(piece.handle, 0, Doubted { suspects: &suspects, silent: false }, limit).await?;
                     per_try = (per_try * 2).min(READ_TRY.1);
                 }
             }
@@ -453,7 +497,7 @@ impl DataPath {
             let epoch = configuration.epoch;
             let moved = *first_epoch.get_or_insert(epoch) != epoch;
             let Some(primary) = self.locations.peer(configuration.primary) else {
-                self.locate(piece.handle, 0, &[], limit).await?;
+                self.locate(piece.handle, 0, Doubted::default(), limit).await?;
                 backoff.pause(limit, 0).await?;
                 continue;
             };
@@ -468,6 +512,7 @@ impl DataPath {
             let waits = limit.waits_for(primary.answers(piece.handle, "write"));
             let answer = limit.run("write", call).await?;
             drop(waits);
+            let unanswered = matches!(answer, Err(NetError::Deadline { .. }));
             match change_verdict(answer) {
                 Next::Done(reply) => {
                     if let Some(stored) = reply.stored {
@@ -486,7 +531,7 @@ impl DataPath {
                 Next::Stale(known, servers) => {
                     self.locations.learn_servers(servers);
                     if !known.is_some_and(|known| self.locations.learn(piece.handle, known)) {
-                        self.locate(piece.handle, 0, &[], limit).await?;
+                        self.locate(piece.handle, 0, Doubted::default(), limit).await?;
                         backoff.pause(limit, 0).await?;
                     }
                 }
@@ -494,7 +539,7 @@ impl DataPath {
                     limit.failed(|| format!("chunk server {}: {reason}", primary.server).into());
                     tracing::debug!(handle = %piece.handle, primary = %primary.address, reason, "the primary does not serve");
                     limit.check("write")?;
-                    self.locate(piece.handle, epoch.0, &[primary.server], limit).await?;
+                    self.locate_another(piece.handle, epoch, &primary, unanswered, limit).await?;
                     per_try = (per_try * 2).min(WRITE_TRY.1);
                     backoff.pause(limit, 0).await?;
                 }

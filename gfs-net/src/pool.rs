@@ -4,7 +4,8 @@ use crate::connection::{Connection, Ticket};
 use crate::error::NetError;
 use bytes::Bytes;
 use gfs_core::ids::ClusterId;
-use gfs_proto::v1::{DataReply, DataRequest};
+use gfs_proto::v1::data_request::Op;
+use gfs_proto::v1::{CommittedQuery, DataReply, DataRequest};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::future::Future;
@@ -96,6 +97,14 @@ impl DataPool {
         deadline: Instant,
     ) -> Result<(DataReply, Bytes), NetError> {
         self.start(address, lane, request, payload, deadline).await
+    }
+
+    /// Whether nothing at an address answers within a limit, though this asks for nothing that a disk or a lock would have to be waited
+    /// for. A refused connection is an answer: who restarts is back soon, and who is dead is known to be.
+    pub async fn is_silent(&self, address: &str, limit: Duration) -> bool {
+        let nothing = DataRequest { op: Some(Op::CommittedQuery(CommittedQuery::default())), ..DataRequest::default() };
+        let answer = self.call(address, 0, nothing, Bytes::new(), Instant::now() + limit).await;
+        matches!(answer, Err(NetError::Deadline { .. }))
     }
 
     /// Closes all connections to a peer; calls that wait fail at once.

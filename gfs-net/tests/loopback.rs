@@ -156,6 +156,18 @@ async fn an_address_where_nobody_listens_is_a_connect_error() {
 }
 
 #[tokio::test]
+async fn only_who_answers_nothing_is_silent() {
+    let (server, pool) = (server().await, pool(CLUSTER));
+    assert!(!pool.is_silent(&server.address, Duration::from_secs(20)).await);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    assert!(pool.is_silent(&address, Duration::from_millis(50)).await);
+    drop(listener);
+    pool.forget(&address);
+    assert!(!pool.is_silent(&address, Duration::from_secs(20)).await, "a refused connection is an answer");
+}
+
+#[tokio::test]
 async fn an_oversized_payload_is_refused_before_it_is_sent() {
     let server = server().await;
     let large = Bytes::from(vec![0; MAX_PAYLOAD + 1]);

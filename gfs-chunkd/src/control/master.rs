@@ -161,6 +161,7 @@ impl MasterClient {
         incarnation: u64,
         handle: ChunkHandle,
         wanted: &WantedChange,
+        silent: &[ServerId],
     ) -> Result<v1::ConfigurationsAnswer, MasterError> {
         let numbers = |list: &[ServerId]| list.iter().map(|id| u32::from(id.0)).collect();
         let request = v1::ReconfigureRequest {
@@ -170,6 +171,7 @@ impl MasterClient {
             failed: numbers(&wanted.failed),
             ready: numbers(&wanted.ready),
             incarnation,
+            silent: numbers(silent),
         };
         self.call(|mut client| {
             let request = request.clone();

@@ -12,6 +12,7 @@ use gfs_proto::v1::{self, data_request::Op};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// A member that has not answered a settle or a prepare by then is taken for failed.
@@ -20,6 +21,8 @@ const ANSWER: Duration = Duration::from_secs(1);
 const FLUSH: Duration = Duration::from_secs(30);
 /// A member that takes so long for it is asked whether it is there at all.
 const STILL_THERE: Duration = Duration::from_millis(300);
+/// A member that does not even answer a question about nothing within this time is silent.
+const SILENT: Duration = Duration::from_millis(250);
 /// Between two questions to the master for the same change.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// After so many tries the pause is `ASK_SELDOM`: a lease is over long before.
@@ -156,11 +159,13 @@ impl Driver {
         }
         let (driver, slot) = (self.clone(), slot.clone());
         self.spawn(async move {
-            let mut tries = 0_u32;
+            let (mut tries, mut silent) = (0_u32, Vec::new());
             while let Some(wanted) = driver.wanted(&slot).await {
-                driver.ask_for(&slot, &wanted).await;
+                let changed = driver.ask_for(&slot, &wanted, &silent).await;
                 tries += 1;
-                tokio::time::sleep(if tries < ASK_OFTEN { ASK_AGAIN } else { ASK_SELDOM }).await;
+                let pause = tokio::time::sleep(if tries < ASK_OFTEN { ASK_AGAIN } else { ASK_SELDOM });
+                let doubted: &[ServerId] = if changed { &[] } else { &wanted.failed };
+                ((), silent) = tokio::join!(pause, driver.silent_of(doubted));
             }
         });
     }
@@ -177,11 +182,21 @@ impl Driver {
         look.await.ok().flatten()
     }
 
-    /// True when the configuration that was asked for, or a newer one, is in force.
-    async fn ask_for(self: &Arc<Self>, slot: &Arc<Slot>, wanted: &WantedChange) -> bool {
+    /// Which of some members answer nothing at all.
+    async fn silent_of(&self, members: &[ServerId]) -> Vec<ServerId> {
+        let mut questions = JoinSet::new();
+        for (server, address) in members.iter().filter_map(|server| Some((*server, self.address(*server)?))) {
+            let pool = self.pool.clone();
+            questions.spawn(async move { pool.is_silent(&address, SILENT).await.then_some(server) });
+        }
+        questions.join_all().await.into_iter().flatten().collect()
+    }
+
+    /// True when the configuration that was asked for, or a newer one, is in force. `silent` are those of the failed that answer nothing.
+    async fn ask_for(self: &Arc<Self>, slot: &Arc<Slot>, wanted: &WantedChange, silent: &[ServerId]) -> bool {
         let Ok(_permit) = self.questions.acquire().await else { return false };
         let term = self.shared.lease.term();
-        match self.master.reconfigure(self.me, self.incarnation, slot.handle, wanted).await {
+        match self.master.reconfigure(self.me, self.incarnation, slot.handle, wanted, silent).await {
             Ok(answer) => {
                 let changed = answer.refusal == 0;
                 let gone = answer.gone.into_iter().map(gfs_core::ids::ChunkHandle).collect();
@@ -205,7 +220,7 @@ impl Driver {
         self.spawn(async move {
             let wanted = WantedChange { epoch, failed: vec![driver.me], ready: Vec::new() };
             let mut tries = 0_u32;
-            while slot.epoch() <= epoch && slot.role() != Role::Outside && !driver.ask_for(&slot, &wanted).await {
+            while slot.epoch() <= epoch && slot.role() != Role::Outside && !driver.ask_for(&slot, &wanted, &[]).await {
                 tries += 1;
                 tokio::time::sleep(if tries < ASK_OFTEN { ASK_AGAIN } else { ASK_SELDOM }).await;
             }

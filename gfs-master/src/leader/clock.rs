@@ -13,6 +13,8 @@ use tokio::time::Instant;
 pub const BEAT: Duration = Duration::from_millis(100);
 /// Of a longer time between two beats the rest does not count, in milliseconds.
 const LONGEST_MS: u64 = 500;
+/// After such a time it takes so long, in milliseconds, until what others said meanwhile has been taken.
+const CATCH_UP_MS: u64 = 500;
 
 /// Counts from when it was made; clones are the same clock. Until the first beat all time counts.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ struct Beats {
     last_ms: Option<u64>,
     /// What does not count.
     skipped_ms: u64,
+    /// Of the first beat after a time that does not count, in milliseconds since the start.
+    back_ms: Option<u64>,
 }
 
 impl Beats {
@@ -67,8 +71,18 @@ impl Clock {
         let real_ms = self.real_ms();
         let now = beats.until(real_ms);
         let skipped_ms = now.skipped_ms - beats.skipped_ms;
-        *beats = Beats { last_ms: Some(real_ms), ..now };
+        let back_ms = if skipped_ms > 0 { Some(real_ms) } else { now.back_ms };
+        *beats = Beats { last_ms: Some(real_ms), back_ms, ..now };
         skipped_ms
+    }
+
+    /// Whether the process did not run a moment ago. What others sent meanwhile is taken in any order: a request of a process
+    /// that has since died before the word of the one that came after it.
+    pub fn is_catching_up(&self) -> bool {
+        let beats = self.beats.lock();
+        let real_ms = self.real_ms();
+        let is_recent = |back: u64| real_ms < back + CATCH_UP_MS;
+        beats.until(real_ms).skipped_ms > beats.skipped_ms || beats.back_ms.is_some_and(is_recent)
     }
 }
 
@@ -92,6 +106,22 @@ mod tests {
         assert_eq!((clock.beat(), clock.now_ms()), (59_500, 2_600));
         pass(100).await;
         assert_eq!(clock.now_ms(), 2_700);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_did_not_run_catches_up_first() {
+        let clock = Clock::default();
+        clock.beat();
+        pass(LONGEST_MS).await;
+        assert!(!clock.is_catching_up());
+        pass(1).await;
+        assert!(clock.is_catching_up(), "before the first beat");
+        clock.beat();
+        pass(CATCH_UP_MS - 1).await;
+        clock.beat();
+        assert!(clock.is_catching_up());
+        pass(1).await;
+        assert!(!clock.is_catching_up());
     }
 
     #[tokio::test(start_paused = true)]

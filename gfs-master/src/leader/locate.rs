@@ -18,13 +18,16 @@ const POLL: Duration = Duration::from_millis(50);
 
 impl Leader {
     /// The configuration in force of a chunk, if possible newer than `known`; `None` when the chunk is gone. `suspects`
-    /// are servers that did not answer the asker: a primary among them whose lease is over is dropped.
+    /// are servers that did not answer the asker: a primary among them whose lease is over is dropped. One that is alive, and of the
+    /// `silent`, which answer the asker nothing at all, is asked to leave.
     pub async fn locate(
         self: &Arc<Self>,
         handle: ChunkHandle,
         known: Epoch,
         suspects: &[ServerId],
+        silent: &[ServerId],
     ) -> Option<ChunkInfo> {
+        let mut complained = false;
         let limit = if suspects.is_empty() { GLANCE } else { NEWER_LIMIT };
         let until = tokio::time::Instant::now() + limit;
         loop {
@@ -38,6 +41,9 @@ impl Leader {
             }
             if named && suspects.contains(&info.configuration.primary) {
                 self.fail_over(&info).await;
+                if silent.contains(&info.configuration.primary) && !std::mem::replace(&mut complained, true) {
+                    self.complain_of_primary(&info);
+                }
             }
             let changed = self.changed.notified();
             // Waiting a little is all that is left to do.

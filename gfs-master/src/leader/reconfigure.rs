@@ -27,6 +27,8 @@ pub struct Ask {
     pub failed: Vec<ServerId>,
     /// Syncing members whose copy is whole and on stable storage.
     pub ready: Vec<ServerId>,
+    /// Members that answer it nothing at all.
+    pub silent: Vec<ServerId>,
 }
 
 /// What became of it.
@@ -59,7 +61,7 @@ impl Leader {
         let blocked = ask.failed.iter().any(|server| now.members.contains(server) && !may_drop(server));
         if blocked {
             if leads {
-                self.complain(&info, &ask.failed);
+                self.complain(&info, &ask.failed, &ask.silent);
             }
             return Ok(Decision::NotNow(info));
         }
@@ -83,9 +85,11 @@ impl Leader {
         asker: Option<ServerId>,
         view: &ClusterView,
     ) -> Option<Configuration> {
-        let standing = |server| match asker {
-            Some(asker) if asker == server => Standing::Sound,
-            _ => self.servers.standing(server, info.handle),
+        let standing = |server| match self.servers.standing(server, info.handle) {
+            // It has said since that it has lost its replica.
+            Standing::Gone => Standing::Gone,
+            _ if asker == Some(server) => Standing::Sound,
+            known => known,
         };
         let patience = self.options.replace_after.as_millis() as u64;
         let mut members = info.configuration.members.iter();
@@ -107,7 +111,8 @@ impl Leader {
 
     /// Whether a member can be dropped without asking it.
     pub fn may_drop(&self, server: ServerId, handle: ChunkHandle) -> bool {
-        self.servers.lease_over(server) || self.servers.agrees_to_leave(server, handle)
+        let is_away = self.servers.lease_over(server) && !self.clock.is_catching_up();
+        is_away || self.servers.agrees_to_leave(server, handle)
     }
 
     /// Somebody waits for this chunk to have enough members.

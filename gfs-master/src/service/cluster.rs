@@ -220,8 +220,14 @@ impl v1::cluster_server::Cluster for ClusterService {
         let by = self.caller(from.server, from.incarnation)?;
         let servers = |list: Vec<u32>| list.into_iter().map(server_id).collect::<Result<Vec<_>, _>>();
         let handle = ChunkHandle(from.handle);
-        let ask =
-            Ask { by, handle, epoch: Epoch(from.epoch), failed: servers(from.failed)?, ready: servers(from.ready)? };
+        let ask = Ask {
+            by,
+            handle,
+            epoch: Epoch(from.epoch),
+            failed: servers(from.failed)?,
+            ready: servers(from.ready)?,
+            silent: servers(from.silent)?,
+        };
         let decision = self.leader.reconfigure(&ask).await.map_err(|error| status(&error))?;
         let mut answer = v1::ConfigurationsAnswer::default();
         match decision {

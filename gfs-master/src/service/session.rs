@@ -474,9 +474,11 @@ impl Stream {
     }
 
     async fn locate(&self, ask: &v1::LocateRequest) -> Body {
-        let suspects: Vec<ServerId> =
-            ask.suspects.iter().filter_map(|server| u16::try_from(*server).ok()).map(ServerId).collect();
-        match self.leader.locate(ChunkHandle(ask.handle), Epoch(ask.known_epoch), &suspects).await {
+        let servers = |list: &[u32]| -> Vec<ServerId> {
+            list.iter().filter_map(|server| u16::try_from(*server).ok()).map(ServerId).collect()
+        };
+        let (suspects, silent) = (servers(&ask.suspects), servers(&ask.silent));
+        match self.leader.locate(ChunkHandle(ask.handle), Epoch(ask.known_epoch), &suspects, &silent).await {
             Some(info) => Body::Locations(v1::Locations {
                 refusal: 0,
                 servers: self.servers([&info.configuration]),

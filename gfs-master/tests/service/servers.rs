@@ -131,7 +131,12 @@ async fn a_client_that_names_a_dead_primary_gets_another_one() {
         for chunkd in servers.iter_mut().filter(|chunkd| chunkd.server != primary) {
             chunkd.beat(Vec::new()).await;
         }
-        let ask = v1::LocateRequest { handle: handle.0, known_epoch: configuration.epoch, suspects: vec![primary] };
+        let ask = v1::LocateRequest {
+            handle: handle.0,
+            known_epoch: configuration.epoch,
+            suspects: vec![primary],
+            ..Default::default()
+        };
         let tag = client.send(In::Locate(ask)).await;
         let beating = async {
             loop {
@@ -151,6 +156,36 @@ async fn a_client_that_names_a_dead_primary_gets_another_one() {
     })
     .await;
     assert!(!located.members.contains(&primary));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_primary_is_asked_to_leave_when_it_answers_a_client_nothing_and_not_when_it_is_slow() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let mut servers = three(&server).await;
+    let mut client = Client::open(&server, 1).await;
+    let (_, handle, configuration) = file(&mut client).await;
+    let suspects = vec![configuration.primary];
+    let slow = v1::LocateRequest { handle: handle.0, known_epoch: configuration.epoch, suspects, ..Default::default() };
+    let mut asked = async |request: v1::LocateRequest| {
+        beat_all(&mut servers.iter_mut().collect::<Vec<_>>()).await;
+        let tag = client.send(In::Locate(request)).await;
+        let (mut asked, mut beats) = (Vec::new(), tokio::time::interval(std::time::Duration::from_millis(50)));
+        loop {
+            tokio::select! {
+                _ = client.receive(tag) => return asked,
+                _ = beats.tick() => for chunkd in &mut servers {
+                    let orders = chunkd.beat(Vec::new()).await.1;
+                    let leave = orders.into_iter().flat_map(|order| order.leave);
+                    asked.extend(leave.map(|leave| (chunkd.server, leave.handle)));
+                },
+            }
+        }
+    };
+    assert_eq!(asked(slow.clone()).await, []);
+    let silent = v1::LocateRequest { silent: slow.suspects.clone(), ..slow };
+    assert_eq!(asked(silent).await, [(configuration.primary, handle.0)]);
     server.stop().await;
 }
 

@@ -39,6 +39,9 @@ struct Heard {
     held: BTreeMap<ChunkHandle, (Epoch, Health, Sequence)>,
 }
 
+/// After it hung, a leader takes so long to take what was said meanwhile, in milliseconds.
+const CATCH_UP_MS: u64 = 500;
+
 /// What a leader knows and loses with its process.
 #[derive(Clone, Debug, Default)]
 struct Soft {
@@ -46,6 +49,8 @@ struct Soft {
     /// Until when each server may believe that it has a lease.
     leases: BTreeMap<ServerId, u64>,
     heard: BTreeMap<ServerId, Heard>,
+    /// When it has taken what was said while it was away.
+    caught_up: u64,
     /// Answers that wait for a cut to be finished.
     waiting: Vec<(Node, u64, InodeId, Reply)>,
     /// Cuts that were pending when this leader began, and are forgotten if the rule is broken.
@@ -118,6 +123,11 @@ impl Master {
         found
     }
 
+    /// The process hangs, and goes on at `back`.
+    pub fn pause(&mut self, back: u64) {
+        self.soft.caught_up = back + CATCH_UP_MS;
+    }
+
     /// The machine lost power; answers whether anything of the log is lost with it.
     pub fn lose_power(&mut self, rng: &mut Rng, found: &mut Vec<String>) -> bool {
         self.up = false;
@@ -138,12 +148,13 @@ impl Master {
         reply
     }
 
-    fn alive(&self, now: u64, server: ServerId) -> bool {
+    /// Whether a server was heard a moment ago.
+    pub fn alive(&self, now: u64, server: ServerId) -> bool {
         self.soft.heard.get(&server).is_some_and(|heard| now < heard.at + SUSPICION_MS)
     }
 
     fn lease_over(&self, now: u64, server: ServerId) -> bool {
-        let over = self.soft.leases.get(&server).is_none_or(|until| now > *until);
+        let over = self.soft.leases.get(&server).is_none_or(|until| now > *until) && now >= self.soft.caught_up;
         over || self.breach.neglects(Neglect::LeaseNotWaited)
     }
 

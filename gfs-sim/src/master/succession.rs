@@ -93,7 +93,9 @@ impl Master {
             let standing = self.standing(now, handle, known, server);
             match asker {
                 // Who asks, and not to be left out, is here and holds what it leads.
-                Some(asker) if asker == server && !failed.contains(&asker) => {
+                Some(asker)
+                    if asker == server && !failed.contains(&asker) && standing.health != Some(Health::Broken) =>
+                {
                     Standing { alive: true, droppable: true, health: Some(Health::Sound), ..standing }
                 }
                 Some(asker) if asker == server => Standing { droppable: true, ..standing },

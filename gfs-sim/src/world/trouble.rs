@@ -203,6 +203,7 @@ impl World {
         if self.master.up && self.master_paused <= self.now {
             self.master_paused = self.now + length;
             self.master_skipped += length.saturating_sub(LONGEST_MS);
+            self.master.pause(self.master_now());
         }
     }
 
@@ -224,16 +225,17 @@ impl World {
     }
 
     /// Whether each chunk of this server has other members, and all of those have everything: of two members with one bad block
-    /// each, none could be told to be better.
+    /// each, none could be told to be better. One of them is there: the others may be dropped before anybody knows of this one's fault.
     fn is_spare(&self, server: ServerId, only: Option<ChunkHandle>) -> bool {
         let chunks = self.master.state.chunks_from(ChunkHandle(0));
         let mut chunks = chunks.filter(|info| only.is_none_or(|handle| info.handle == handle));
         chunks.all(|info| {
             let members = &info.configuration.members;
             let mut others = members.iter().filter(|id| **id != server);
+            let here = others.clone().any(|id| self.master.alive(self.master_now(), *id));
             let fine = |id| self.servers.get(id).is_some_and(|server: &Server| server.disk.is_fine(self.now));
             let sound = others.all(|id| fine(id) && is_sound(&self.servers[id], info.handle));
-            !members.contains(&server) || (members.len() > 1 && sound)
+            !members.contains(&server) || (here && sound)
         })
     }
 

@@ -878,6 +878,9 @@ pub struct LocateRequest {
     /// servers that did not answer
     #[prost(uint32, repeated, tag = "3")]
     pub suspects: ::prost::alloc::vec::Vec<u32>,
+    /// of `suspects`: nothing that the asker sends there is answered, whatever it is about
+    #[prost(uint32, repeated, tag = "4")]
+    pub silent: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Locations {
@@ -1440,6 +1443,9 @@ pub struct ReconfigureRequest {
     /// of the asking process; an older one than the registered is refused
     #[prost(uint64, tag = "6")]
     pub incarnation: u64,
+    /// of `failed`: their machines do not answer the asker at all
+    #[prost(uint32, repeated, tag = "7")]
+    pub silent: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusRequest {}
