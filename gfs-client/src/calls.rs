@@ -8,9 +8,10 @@ use crate::limit::CallContext;
 use crate::locations::{Fresh, WINDOW, Window};
 use crate::session::Call;
 use gfs_core::ids::InodeId;
+use gfs_core::meta::namespace::access_is_due;
 use gfs_core::meta::request::{
     Answer, AttributeChanges, Attributes, ChunkLocation, DirectoryEntry, NodeKind, Query, Refusal, RenameMode, Reply,
-    Request, XattrMode,
+    Request, Timestamp, XattrMode,
 };
 use gfs_proto::convert::servers_from_wire;
 use gfs_proto::v1::{self, request::Kind, server_message::Body as Said};
@@ -262,12 +263,26 @@ impl Client {
         self.change(context, Request::RemoveXattr { inode, name: name.to_vec() }).await.map(drop)
     }
 
-    /// Sets the access time as a read does.
+    /// Sets access times as reads do, where relatime moves them. Those that are known not to move, or are this session's to move, cost
+    /// no message; the others cost one together.
     ///
     /// # Errors
     /// As every call.
-    pub async fn touch_access(&self, context: &CallContext, inode: InodeId) -> Result<(), ClientError> {
-        self.change(context, Request::TouchAccess { inode }).await.map(drop)
+    pub async fn touch_access(
+        &self,
+        context: &CallContext,
+        inodes: &[InodeId],
+        now: Timestamp,
+    ) -> Result<(), ClientError> {
+        let is_the_masters = |inode: &InodeId| match self.inner.delegations.get(*inode) {
+            Some(held) => held.touch_access().is_none(),
+            None => self.inner.cache.attributes(*inode).is_none_or(|known| access_is_due(&known, now)),
+        };
+        let inodes: Vec<InodeId> = inodes.iter().copied().filter(is_the_masters).collect();
+        if inodes.is_empty() {
+            return Ok(());
+        }
+        self.change(context, Request::TouchAccess { inodes }).await.map(drop)
     }
 
     /// Returns when everything answered before is on stable storage at the masters, with `times` those of writes too.

@@ -264,7 +264,6 @@ impl Client {
             Request::SetAttributes { inode, changes } => {
                 delegations.get(*inode)?.change(&context.credentials, changes)?
             }
-            Request::TouchAccess { inode } => delegations.get(*inode)?.touch_access()?,
             _ => return None,
         };
         Some(Outcome { reply: Reply::Attributes { attributes, pending_shrink: false }, grant })
@@ -487,8 +486,8 @@ fn touched(request: &Request) -> (Vec<InodeId>, Vec<(InodeId, Vec<u8>)>) {
         | Request::SetXattr { inode, .. }
         | Request::RemoveXattr { inode, .. }
         | Request::CommitWrite { inode, .. }
-        | Request::CutTail { inode }
-        | Request::TouchAccess { inode } => (vec![*inode], vec![]),
+        | Request::CutTail { inode } => (vec![*inode], vec![]),
+        Request::TouchAccess { inodes } => (inodes.clone(), vec![]),
         Request::Flush { files } => (files.iter().map(|file| file.inode).collect(), vec![]),
         Request::SetLock { .. }
         | Request::ReleaseLocks { .. }

@@ -33,6 +33,7 @@ pub use limit::{CallContext, CallLimit, CancelToken, Progress, WaitsFor};
 pub use target::{DEFAULT_MASTER, Target, TargetError};
 
 pub use gfs_core::ids::{InodeId, ROOT};
+pub use gfs_core::meta::namespace::access_is_due;
 pub use gfs_core::meta::request::{
     AttributeChanges, Attributes, Credentials, DirectoryEntry, FileType, Lock, LockFamily, LockMode, LockOwner,
     LockRange, NodeKind, Refusal, RenameMode, Request, SetTime, Timestamp, XattrMode,

@@ -103,7 +103,7 @@ fn requests() -> Vec<Request> {
                 },
             ],
         },
-        Request::TouchAccess { inode },
+        Request::TouchAccess { inodes: vec![inode, InodeId(9)] },
         Request::CutTail { inode: InodeId(9) },
         Request::Barrier { times: false },
         Request::Barrier { times: true },

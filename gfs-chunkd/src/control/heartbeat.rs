@@ -77,9 +77,14 @@ impl Heartbeats {
         let master = MasterClient::new(self.masters.clone());
         let mut number = 0;
         let mut failures = 0_usize;
+        let mut unheard = 0;
         loop {
             let before = number;
-            let status = self.attend(&master, &mut number).await;
+            let status = self.attend(&master, &mut number, &mut unheard).await;
+            if status.code() != Code::DeadlineExceeded {
+                // It was refused or ended: that is an answer too.
+                unheard = 0;
+            }
             // A stream that carried more than its first heartbeat was good.
             failures = if number > before + 1 { 0 } else { failures + 1 };
             tracing::debug!(code = ?status.code(), message = status.message(), "heartbeats interrupted");
@@ -111,14 +116,14 @@ impl Heartbeats {
         }
     }
 
-    /// One stream of heartbeats, until it ends.
-    async fn attend(&self, master: &MasterClient, number: &mut u64) -> Status {
+    /// One stream of heartbeats, until it ends. `unheard` counts those since the master was last heard, over all streams.
+    async fn attend(&self, master: &MasterClient, number: &mut u64, unheard: &mut u32) -> Status {
         let mut client = match master.client() {
             Ok(client) => client,
             Err(error) => return Status::internal(error.to_string()),
         };
         let (sender, beats) = mpsc::channel(QUEUE);
-        let mut stream = Stream { sender, sent: BTreeMap::new(), fences: 0 };
+        let mut stream = Stream { sender, sent: BTreeMap::new(), fences: 0, unheard };
         // The master answers the call once it has the first heartbeat.
         self.beat(number, &mut stream, true);
         let opening = tokio::time::timeout(SILENCE, client.attend(ReceiverStream::new(beats))).await;
@@ -158,7 +163,7 @@ impl Heartbeats {
         }
     }
 
-    fn beat(&self, number: &mut u64, stream: &mut Stream, first: bool) {
+    fn beat(&self, number: &mut u64, stream: &mut Stream<'_>, first: bool) {
         *number += 1;
         let details = first || number.is_multiple_of(DETAILS_EVERY);
         let beat = v1::Heartbeat {
@@ -169,10 +174,12 @@ impl Heartbeats {
             load: self.shared.requests.swap(0, Ordering::Relaxed),
             problems: self.shared.problems(),
             fences: stream.fences,
+            unanswered: *stream.unheard,
         };
         // Before it is handed over: the lease counts from the sending or earlier.
         let now = Moment::now();
         if stream.sender.try_send(beat).is_ok() {
+            *stream.unheard = stream.unheard.saturating_add(1);
             stream.sent.insert(*number, now);
             while stream.sent.len() > UNANSWERED {
                 stream.sent.pop_first();
@@ -181,8 +188,9 @@ impl Heartbeats {
     }
 
     /// True when the order renewed the lease.
-    fn take(&self, mut order: v1::MasterOrder, stream: &mut Stream) -> bool {
+    fn take(&self, mut order: v1::MasterOrder, stream: &mut Stream<'_>) -> bool {
         let lease = order.lease;
+        *stream.unheard = 0;
         // Before the lease that comes with them.
         if let Some(fences) = order.fences.take() {
             *self.shared.fences.write() = fences_from_wire(&fences);
@@ -204,12 +212,14 @@ impl Heartbeats {
 }
 
 /// One stream of heartbeats.
-struct Stream {
+struct Stream<'a> {
     sender: mpsc::Sender<v1::Heartbeat>,
     /// When those that are not answered were sent.
     sent: BTreeMap<u64, Moment>,
     /// Version of the fences last taken on it.
     fences: u64,
+    /// Heartbeats since the master was last heard, on this stream or one before it.
+    unheard: &'a mut u32,
 }
 
 fn fences_from_wire(from: &v1::Fences) -> Fences {

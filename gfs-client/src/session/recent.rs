@@ -77,9 +77,14 @@ fn about(request: &v1::Request) -> Vec<u64> {
         Some(Kind::CommitWrite(commit)) => vec![commit.inode],
         Some(Kind::Flush(flush)) => flush.files.iter().map(|file| file.inode).collect(),
         Some(Kind::CutTail(inode)) => vec![*inode],
-        Some(Kind::ReleaseLocks(_) | Kind::AllocateChunks(_) | Kind::TouchAccess(_) | Kind::Barrier(_)) | None => {
-            Vec::new()
-        }
+        Some(
+            Kind::ReleaseLocks(_)
+            | Kind::AllocateChunks(_)
+            | Kind::TouchAccess(_)
+            | Kind::TouchAccesses(_)
+            | Kind::Barrier(_),
+        )
+        | None => Vec::new(),
     }
 }
 

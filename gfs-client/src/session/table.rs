@@ -519,6 +519,7 @@ fn repeatable(request: &v1::Request) -> bool {
             | Kind::AllocateChunks(_)
             | Kind::CommitWrite(_)
             | Kind::TouchAccess(_)
+            | Kind::TouchAccesses(_)
             | Kind::CutTail(_)
             | Kind::Barrier(_),
         ) => true,

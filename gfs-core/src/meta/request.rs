@@ -346,10 +346,10 @@ pub enum Request {
         /// The file.
         inode: InodeId,
     },
-    /// Sets atime as a read does (relatime is the client's decision). Never goes back.
+    /// Sets atime as reads do, where relatime moves it. Never goes back; what is gone is left out.
     TouchAccess {
-        /// The file.
-        inode: InodeId,
+        /// The files and directories.
+        inodes: Vec<InodeId>,
     },
     /// Changes nothing: answered when everything before it is on stable storage (fsync, sync).
     Barrier {

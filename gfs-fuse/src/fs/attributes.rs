@@ -1,4 +1,4 @@
-//! Attributes in POSIX terms: modes, blocks, times, set-id bits, and when a read moves the access time.
+//! Attributes in POSIX terms: modes, blocks, times, set-id bits.
 //!
 //! This room owns these small rules. It asks nobody.
 
@@ -10,8 +10,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub const BLOCK_SIZE_FILE: u32 = 128 * 1024;
 /// `st_blksize` of everything else, and the unit of statfs.
 pub const BLOCK_SIZE: u32 = 4096;
-/// relatime moves an access time that is older than this.
-const RELATIME_AGE: Duration = Duration::from_secs(24 * 3600);
 /// CAP_FSETID in the masks of `/proc/TID/status`.
 const CAP_FSETID: u64 = 1 << 4;
 
@@ -81,14 +79,6 @@ pub fn has_set_id(attributes: &Attributes) -> bool {
     attributes.mode & 0o4000 != 0 || attributes.mode & 0o2010 == 0o2010
 }
 
-/// Whether relatime moves the access time at a read now.
-pub fn access_is_due(attributes: &Attributes, now: Timestamp) -> bool {
-    let age = i64::try_from(RELATIME_AGE.as_nanos()).unwrap_or(i64::MAX);
-    attributes.atime <= attributes.mtime
-        || attributes.atime <= attributes.ctime
-        || now.0.saturating_sub(attributes.atime.0) >= age
-}
-
 /// Whether the text of `/proc/TID/status` shows CAP_FSETID in effect; `None` when it does not say.
 pub fn keeps_set_id(status: &str) -> Option<bool> {
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
@@ -120,17 +110,6 @@ pub(crate) mod tests {
             has_acl: false,
             has_xattrs: false,
         }
-    }
-
-    #[test]
-    fn access_time_moves_after_a_change_or_a_day_only() {
-        let now = Timestamp(20);
-        assert!(!access_is_due(&sample(), now));
-        assert!(access_is_due(&Attributes { mtime: Timestamp(10), ..sample() }, now));
-        assert!(access_is_due(&Attributes { ctime: Timestamp(11), ..sample() }, now));
-        let day = 24 * 3600 * 1_000_000_000;
-        assert!(!access_is_due(&sample(), Timestamp(day + 9)));
-        assert!(access_is_due(&sample(), Timestamp(day + 10)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Inodes: attributes, extended attributes, and how full the cluster is.
 
-use super::access_time;
+use super::access_time::{self, Begun};
 use super::attributes::{self, BLOCK_SIZE};
 use super::pages::Shown;
 use super::{Call, Caller, Found, Fs, unexpected};
@@ -9,6 +9,9 @@ use gfs_client::{AttributeChanges, Attributes, FileType, Grant, InodeId, Request
 use gfs_core::meta::request::{Answer, Query, Reply};
 use std::sync::Arc;
 use std::time::SystemTime;
+
+/// Access times told in one message.
+const MAX_TOUCHES: usize = 1024;
 
 /// What setattr changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -190,33 +193,28 @@ impl Fs {
         if !self.options.moves_atime || !self.access.read(inode) {
             return;
         }
-        let context = self.context(self.options.call_timeout);
-        let (client, times) = (self.client.clone(), Arc::clone(&self.access));
-        let now = SystemTime::now();
-        let Some(touch) = times.begin(inode, attributes::from_system_time(now)) else {
+        match self.access.begin(inode, attributes::from_system_time(SystemTime::now())) {
+            Begun::Joined => {}
+            Begun::First => self.tell_accesses(),
             // One is under way, for an older state perhaps: the next read looks again.
-            return times.changed(inode);
-        };
+            Begun::Not => self.access.changed(inode),
+        }
+    }
+
+    /// Tells the master of all touches that have come together by then.
+    fn tell_accesses(&self) {
+        let (client, times) = (self.client.clone(), Arc::clone(&self.access));
+        let context = self.context(self.options.call_timeout);
         self.runtime.spawn(async move {
             tokio::time::sleep(access_time::DELAY).await;
-            if !touch.send() {
-                return;
-            }
-            let touched = async {
-                let Answer::Attributes(before) = client.query(&context, Query::GetAttributes { inode }).await?.answer
-                else {
-                    return Ok(());
-                };
-                if access_time::is_due(&before, now) {
-                    client.mutate(&context, Request::TouchAccess { inode }).await?;
+            let told = times.take();
+            let now = attributes::from_system_time(SystemTime::now());
+            for inodes in told.inodes.chunks(MAX_TOUCHES) {
+                if let Err(error) = client.touch_access(&context, inodes, now).await {
+                    tracing::debug!(files = inodes.len(), %error, "access times not moved");
+                    inodes.iter().for_each(|inode| times.changed(*inode));
                 }
-                Ok::<(), gfs_client::ClientError>(())
-            };
-            if let Err(error) = touched.await {
-                tracing::debug!(%inode, %error, "access time not moved");
-                times.changed(inode);
             }
-            drop(touch);
         });
     }
 }

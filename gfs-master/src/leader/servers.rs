@@ -23,6 +23,9 @@ const MAX_PROBLEMS: usize = 1 << 20;
 /// Replicas of a server that lost power, at most remembered for it; more than a chunk server may hold.
 const MAX_CLAIMS: usize = 1 << 22;
 
+/// Answers to heartbeats that a server that hears us may lack: it is asked again before they have arrived.
+const MAX_UNANSWERED: u32 = 2;
+
 /// What is wrong with a replica. The later takes the place of the earlier.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Problem {
@@ -243,7 +246,8 @@ impl SoftServers {
     }
 
     /// A heartbeat came; answers whether it renews the lease. The holder counts from when it sent it, which is before
-    /// now, so at the end of what is noted here its lease is surely over.
+    /// now, so at the end of what is noted here its lease is surely over. Of one that does not hear us only what it says is taken: it
+    /// has fenced itself, and others wait for the end of its lease.
     ///
     /// # Errors
     /// `Unknown`.
@@ -251,7 +255,10 @@ impl SoftServers {
         let now = self.clock.now_ms();
         let mut inner = self.inner.lock();
         let soft = registered(&mut inner, server, beat.incarnation)?;
-        soft.heard_ms = Some(now);
+        let hears_us = beat.unanswered <= MAX_UNANSWERED;
+        if hears_us {
+            soft.heard_ms = Some(now);
+        }
         soft.load = beat.load;
         if std::mem::replace(&mut soft.fences, beat.fences) != beat.fences {
             self.fenced.notify_waiters();
@@ -265,10 +272,11 @@ impl SoftServers {
             let known = soft.problems.entry(ChunkHandle(problem.handle)).or_insert(what);
             *known = what.max(*known);
         }
-        if leads {
+        let renews = leads && hears_us;
+        if renews {
             soft.lease_until_ms = now + self.times.lease_ms;
         }
-        Ok(leads)
+        Ok(renews)
     }
 
     /// Whether the sender is who registered.
@@ -512,6 +520,22 @@ mod tests {
         assert!(!servers.lease_over(ONE));
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(servers.lease_over(ONE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_speaks_and_does_not_hear_gets_no_lease() {
+        let servers = SoftServers::new(Clock::default(), TIMES, []);
+        servers.register(ONE, 7, "v", None);
+        let (orders, _kept) = mpsc::channel(1);
+        servers.attend(ONE, 7, orders).unwrap();
+        let unanswered = |unanswered: u32| v1::Heartbeat { unanswered, ..beat(7) };
+        assert_eq!(servers.heartbeat(&unanswered(MAX_UNANSWERED), ONE, true), Ok(true));
+        tokio::time::advance(Duration::from_millis(1_600)).await;
+        assert_eq!(servers.heartbeat(&unanswered(MAX_UNANSWERED + 1), ONE, true), Ok(false));
+        assert!(servers.lease_over(ONE));
+        assert_eq!(servers.liveness(ONE), Liveness::Offline);
+        assert_eq!(servers.heartbeat(&unanswered(0), ONE, true), Ok(true));
+        assert_eq!(servers.liveness(ONE), Liveness::Online);
     }
 
     #[tokio::test(start_paused = true)]

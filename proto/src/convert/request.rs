@@ -212,7 +212,9 @@ fn request_out(from: &core::Request) -> Kind {
         }
         Request::Flush { files } => Kind::Flush(v1::FlushFiles { files: files.iter().map(flushed_out).collect() }),
         Request::CutTail { inode } => Kind::CutTail(inode.0),
-        Request::TouchAccess { inode } => Kind::TouchAccess(inode.0),
+        Request::TouchAccess { inodes } => {
+            Kind::TouchAccesses(v1::TouchAccess { inodes: inodes.iter().map(|inode| inode.0).collect() })
+        }
         Request::Barrier { times } => Kind::Barrier(v1::Barrier { times: *times }),
     }
 }
@@ -282,7 +284,8 @@ fn request_in(from: Kind) -> Result<core::Request, ConvertError> {
         },
         Kind::Flush(f) => flush_in(f)?,
         Kind::CutTail(inode) => Request::CutTail { inode: InodeId(inode) },
-        Kind::TouchAccess(inode) => Request::TouchAccess { inode: InodeId(inode) },
+        Kind::TouchAccess(inode) => Request::TouchAccess { inodes: vec![InodeId(inode)] },
+        Kind::TouchAccesses(touch) => Request::TouchAccess { inodes: touch.inodes.into_iter().map(InodeId).collect() },
         Kind::Barrier(b) => Request::Barrier { times: b.times },
     })
 }

@@ -259,7 +259,7 @@ pub struct Mutation {
 pub struct Request {
     #[prost(
         oneof = "request::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -291,7 +291,7 @@ pub mod request {
         AllocateChunks(super::AllocateChunks),
         #[prost(message, tag = "12")]
         CommitWrite(super::CommitWrite),
-        /// inode
+        /// inode; of before touch_accesses
         #[prost(uint64, tag = "13")]
         TouchAccess(u64),
         #[prost(message, tag = "14")]
@@ -301,7 +301,14 @@ pub mod request {
         /// inode
         #[prost(uint64, tag = "16")]
         CutTail(u64),
+        #[prost(message, tag = "17")]
+        TouchAccesses(super::TouchAccess),
     }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TouchAccess {
+    #[prost(uint64, repeated, tag = "1")]
+    pub inodes: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Empty {}
@@ -1278,6 +1285,9 @@ pub struct Heartbeat {
     /// version of the fences last taken on this stream; 0: none yet
     #[prost(uint64, tag = "7")]
     pub fences: u64,
+    /// heartbeats sent since the master was last heard
+    #[prost(uint32, tag = "8")]
+    pub unanswered: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReplicaProblem {

@@ -188,15 +188,23 @@ impl Namespace {
         Ok(())
     }
 
-    /// Moves atime up to `now`; it never goes back.
-    pub fn touch_access(&mut self, inode: InodeId, now: Timestamp) -> Result<Attributes, Refusal> {
-        let mut record = self.load(inode)?;
-        if record.atime < now {
+    /// Moves atime up to `now` where relatime does; it never goes back.
+    pub fn touch_access(&mut self, inode: InodeId, now: Timestamp) {
+        let Ok(mut record) = self.load(inode) else { return };
+        if record.atime < now && access_is_due(&record.attributes(inode), now) {
             record.atime = now;
             self.store(inode, &record);
         }
-        Ok(record.attributes(inode))
     }
+}
+
+/// After so long, in nanoseconds, a read moves the access time in any case.
+const RELATIME_AGE: i64 = 24 * 3600 * 1_000_000_000;
+
+/// Whether relatime, as mount(8) describes it, moves the access time at a read now.
+pub fn access_is_due(attributes: &Attributes, now: Timestamp) -> bool {
+    let Attributes { atime, mtime, ctime, .. } = attributes;
+    atime <= mtime || atime <= ctime || now.0.saturating_sub(atime.0) >= RELATIME_AGE
 }
 
 fn check_owner(who: &Credentials, inode: &Inode, changes: &AttributeChanges) -> Result<(), Refusal> {

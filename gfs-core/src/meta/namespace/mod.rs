@@ -26,6 +26,7 @@ mod xattr;
 #[cfg(test)]
 mod tests;
 
+pub use attributes::access_is_due;
 pub use types::{Counts, CreateArgs, Created, DirectoryPage, RenameArgs, Renamed, RootOptions, Unlinked};
 pub use verify::Inconsistency;
 

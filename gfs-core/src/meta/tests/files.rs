@@ -124,7 +124,7 @@ fn a_mutation_touches_names_directories_and_what_they_name() {
     assert_eq!(bench.state.touched(&create("g")).inodes, [ROOT]);
     assert_eq!(bench.state.touched(&resize(inode, 1)), Touched { inodes: vec![inode], entries: vec![] });
     assert!(bench.state.touched(&Request::Barrier { times: true }).is_empty());
-    assert!(bench.state.touched(&Request::TouchAccess { inode }).is_empty());
+    assert!(bench.state.touched(&Request::TouchAccess { inodes: vec![inode] }).is_empty());
 }
 
 #[test]

@@ -312,7 +312,7 @@ impl Chunkd {
 
 fn beat(server: u32, incarnation: u64, number: u64, problems: Vec<v1::ReplicaProblem>) -> v1::Heartbeat {
     let disk = v1::DiskUsage { path: "/d".into(), total: 1 << 40, free: 1 << 39, ..Default::default() };
-    v1::Heartbeat { server, incarnation, number, disks: vec![disk], load: 0, problems, fences: 0 }
+    v1::Heartbeat { server, incarnation, number, disks: vec![disk], load: 0, problems, fences: 0, unanswered: 0 }
 }
 
 /// Beats for servers in the background, so that they stay online.

@@ -140,8 +140,22 @@ fn a_write_grows_the_file_and_clears_bits_when_told() {
     assert_eq!(world.space.commit_write(InodeId(88), None, false, Timestamp(0)), Err(Refusal::Stale));
     assert_eq!(world.space.set_allocated(file, 1 << 26), Ok(()));
     assert_eq!(world.stat(file).allocated, 1 << 26);
-    assert_eq!(world.space.touch_access(file, Timestamp(900)).map(|file| file.atime), Ok(Timestamp(900)));
-    assert_eq!(world.space.touch_access(file, Timestamp(800)).map(|file| file.atime), Ok(Timestamp(900)));
+    world.consistent();
+}
+
+#[test]
+fn a_read_moves_the_access_time_after_a_change_or_a_day_only() {
+    let mut world = World::new();
+    let file = world.owned(ROOT, "f", &NodeKind::File, 0o644, 5, 5);
+    world.space.commit_write(file, Some(10), false, Timestamp(700)).expect("written");
+    let mut read_at = |now: i64| {
+        world.space.touch_access(file, Timestamp(now));
+        world.space.touch_access(InodeId(88), Timestamp(now));
+        world.stat(file).atime.0
+    };
+    assert_eq!([read_at(900), read_at(950), read_at(800)], [900, 900, 900]);
+    let day = 24 * 3600 * 1_000_000_000;
+    assert_eq!([read_at(day + 899), read_at(day + 900)], [900, day + 900]);
     world.consistent();
 }
 
