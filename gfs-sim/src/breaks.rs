@@ -11,8 +11,6 @@ use gfs_core::breaks::{Break, Broken};
 pub enum Neglect {
     /// Rule 2, master: a member is dropped although its lease may hold.
     LeaseNotWaited,
-    /// Rule 2, server: the lease is counted from the answer to the heartbeat.
-    LeaseFromAnswer,
     /// Rule 1, master: a configuration is told before the log has it on stable storage.
     ToldBeforeDurable,
     /// Rule 3, store: writes that commit together take effect in reverse.

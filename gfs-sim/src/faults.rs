@@ -81,6 +81,9 @@ pub enum Fault {
     KillClient,
     /// A connection breaks, in one direction or both.
     Cut,
+    /// What the master says to a server comes late, then nothing of what the server says to the master arrives: its lease ends while
+    /// everybody else reaches it.
+    Estranged,
     /// A process hangs.
     Pause,
     /// One machine loses power.
@@ -115,7 +118,7 @@ impl Weather {
         use Fault::*;
         match self {
             Self::Kills => &[(Kill, 8), (KillAll, 2), (KillClient, 3), (KillMaster, 1), (Cut, 2), (Pause, 1)],
-            Self::Network => &[(Cut, 10), (Pause, 4), (Kill, 2), (KillMaster, 1), (PauseMaster, 2)],
+            Self::Network => &[(Cut, 10), (Estranged, 5), (Pause, 4), (Kill, 2), (KillMaster, 1), (PauseMaster, 2)],
             Self::Power => &[(Power, 6), (Kill, 3), (Cut, 2), (Pause, 1), (KillMaster, 1)],
             Self::Blackout => &[(PowerAll, 3), (PowerSome, 4), (PowerMaster, 2), (PauseMaster, 1), (Kill, 3), (Cut, 2)],
             Self::Disks => &[(Full, 2), (Slow, 2), (FlushFails, 2), (DiskDies, 2), (Flip, 4), (Kill, 3), (Cut, 1)],
@@ -128,6 +131,7 @@ impl Weather {
                 (KillAll, 1),
                 (KillClient, 1),
                 (Cut, 4),
+                (Estranged, 2),
                 (Pause, 2),
                 (Power, 2),
                 (PowerSome, 1),

@@ -5,6 +5,9 @@ use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, Sequence, ServerId
 use gfs_core::meta::request::{Answer as Told, ClientCommand, Configuration, Query, Reply, Stored};
 use gfs_core::replica::{Answer, Message, Mutation, OperationRecord, Outcome, WantedChange};
 
+/// The lane of heartbeats and their answers.
+pub const LEASES: u64 = 1;
+
 /// A node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Node {
@@ -167,8 +170,8 @@ impl Packet {
             Self::Chunk(handle, About::Mutate { .. } | About::Sync { .. } | About::Read { .. }) => 1 << 62 | handle.0,
             Self::Chunk(handle, About::Copy { .. }) => 1 << 61 | handle.0,
             Self::Chunk(handle, _) => 1 << 63 | handle.0,
-            Self::Heartbeat { .. } | Self::Lease { .. } | Self::Located { .. } | Self::Want { .. } => 1,
-            Self::Locate { .. } => 1,
+            Self::Heartbeat { .. } | Self::Lease { .. } | Self::Located { .. } | Self::Want { .. } => LEASES,
+            Self::Locate { .. } => LEASES,
             _ => 2,
         }
     }

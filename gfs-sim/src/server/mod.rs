@@ -428,13 +428,12 @@ impl Server {
     /// A heartbeat was answered: the lease counts from when it was sent.
     fn granted(&mut self, incarnation: u64, number: u64, orders: Orders, world: &mut Surroundings) {
         let Some(sent) = self.sent.get(&number).copied().filter(|_| incarnation == self.incarnation) else { return };
-        let from = if self.breach.neglects(Neglect::LeaseFromAnswer) { world.now } else { sent };
-        if from + FENCE_MS <= world.now {
+        if sent + FENCE_MS <= world.now {
             return;
         }
         self.sent = self.sent.split_off(&number);
-        if from + FENCE_MS > self.fence_at {
-            self.fence_at = from + FENCE_MS;
+        if sent + FENCE_MS > self.fence_at {
+            self.fence_at = sent + FENCE_MS;
             world.wake(self.fence_at - world.now, Alarm::Fence);
         }
         if !std::mem::replace(&mut self.leased, true) {

@@ -5,7 +5,7 @@ use crate::client::Client;
 use crate::disk::ChunkDisk;
 use crate::faults::Fault;
 use crate::invariants::last_copy::is_sound;
-use crate::message::Node;
+use crate::message::{LEASES, Node};
 use crate::server::Server;
 use gfs_core::ids::{ChunkHandle, ServerId};
 use std::cmp::Reverse;
@@ -30,6 +30,8 @@ pub(super) enum Trouble {
     Replace(ServerId),
     /// The master starts.
     StartMaster,
+    /// Nothing that a server says reaches the master for so long.
+    Unheard(ServerId, u64),
 }
 
 impl World {
@@ -46,6 +48,9 @@ impl World {
             Trouble::Power(server) => self.cut_power(server),
             Trouble::Replace(server) => self.replace_disk(server),
             Trouble::StartMaster => self.start_master(),
+            Trouble::Unheard(server, length) => {
+                _ = self.cuts.insert((Node::Server(server), Node::Master), self.now + length);
+            }
         }
     }
 
@@ -72,6 +77,7 @@ impl World {
             Fault::KillAll => self.down_some(100, length, Self::kill),
             Fault::KillClient => self.kill_client(),
             Fault::Cut => self.cut(server, length),
+            Fault::Estranged => self.estrange(server),
             Fault::Pause => _ = self.paused.insert(server, self.now + length),
             Fault::Power => self.down(server, length, Self::cut_power),
             Fault::PowerSome => self.down_some(60, length, Self::cut_power),
@@ -179,6 +185,13 @@ impl World {
         if ways & 2 != 0 {
             self.cuts.insert((other, me), until);
         }
+    }
+
+    fn estrange(&mut self, server: ServerId) {
+        let (late, begins, length) =
+            (self.rng.between(0, 1300), self.rng.between(0, 300), self.rng.between(1800, 4000));
+        self.links.insert((Node::Master, Node::Server(server), LEASES), self.now + late);
+        self.push(begins, Item::Trouble(Trouble::Unheard(server, length)));
     }
 
     pub(super) fn down_master(&mut self, power: bool, length: u64) {
