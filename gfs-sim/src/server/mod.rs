@@ -8,7 +8,7 @@ mod fill;
 mod orders;
 mod read;
 
-use crate::breaks::{Breach, Neglect};
+use crate::breaks::Breach;
 use crate::disk::{Disk, Image};
 use crate::history::History;
 use crate::master::FENCE_MS;
