@@ -9,11 +9,12 @@ use crate::locations::{Fresh, WINDOW, Window};
 use crate::session::Call;
 use gfs_core::ids::InodeId;
 use gfs_core::meta::namespace::access_is_due;
+use gfs_core::meta::opens::OpenMode;
 use gfs_core::meta::request::{
     Answer, AttributeChanges, Attributes, ChunkLocation, DirectoryEntry, NodeKind, Query, Refusal, RenameMode, Reply,
     Request, Timestamp, XattrMode,
 };
-use gfs_proto::convert::servers_from_wire;
+use gfs_proto::convert::{open_mode_to_wire, servers_from_wire};
 use gfs_proto::v1::{self, request::Kind, server_message::Body as Said};
 
 /// What a name stands for.
@@ -346,7 +347,7 @@ impl Client {
         self.settle(inode, context).await?;
         let call = Call::Open(v1::OpenFile {
             inode: inode.0,
-            access: access.wire() | pages.wire(),
+            access: open_mode_to_wire(OpenMode { access, pages: pages != Pages::Never }),
             count: 1,
             delegated: false,
             pages_anyway: pages == Pages::Anyway,

@@ -3,7 +3,7 @@
 use crate::data::DataPath;
 use crate::delegations::Delegations;
 use crate::error::ClientError;
-use crate::files::{FileStates, SharedBehind};
+use crate::files::{FileStates, LostTails, SharedBehind};
 use crate::grants::{Grant, Grants, Invalidator, Keys, Stamp, Ticket};
 use crate::limit::{CallContext, CallLimit};
 use crate::locations::{FileCache, Fresh, Locations, Window, windows_of};
@@ -72,6 +72,7 @@ pub(crate) struct Inner {
     pub(crate) files: FileStates,
     pub(crate) behind: Arc<SharedBehind>,
     pub(crate) delegations: Arc<Delegations>,
+    pub(crate) lost_tails: Arc<LostTails>,
     pub(crate) chunk_size: u64,
     /// How long a session lives without a sign of its client.
     pub(crate) lease: Duration,
@@ -113,6 +114,7 @@ impl Client {
                 files: Arc::new(FileCache::new()),
                 locks: Arc::default(),
                 delegations: Arc::default(),
+                lost_tails: Arc::default(),
             };
             let masters = target.masters.clone();
             let session_options = SessionOptions { masters: target.masters, description: options.description.clone() };
@@ -144,6 +146,7 @@ impl Client {
                 files: FileStates::default(),
                 behind: Arc::default(),
                 delegations: concerned.delegations.clone(),
+                lost_tails: concerned.lost_tails.clone(),
                 chunk_size: welcome.chunk_size,
                 lease: Duration::from_millis(welcome.lease_ms.into()),
                 cluster,
@@ -219,6 +222,11 @@ impl Client {
         let held = self.inner.delegations.among(&inodes, &entries);
         let named: Vec<_> = held.iter().map(|held| held.inode()).collect();
         self.give_back(held, context).await?;
+        if let Request::SetAttributes { inode, changes } = &request
+            && changes.size.is_some()
+        {
+            Box::pin(self.cut_lost_tail(*inode, context)).await?;
+        }
         if matches!(request, Request::Rename { .. } | Request::Link { .. }) {
             // A file that is not whole must not take the place of one that is.
             named.iter().try_for_each(|inode| self.inner.files.take_failure(*inode))?;

@@ -58,6 +58,7 @@ impl OpenFile {
         let behalf = self.client().inner.data.call();
         self.client().settle(self.inner.inode, context).await?;
         self.check_writable()?;
+        self.client().cut_lost_tail(self.inner.inode, context).await?;
         if data.is_empty() {
             return Ok(self.attributes(context).await?.size);
         }

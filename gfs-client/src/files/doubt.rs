@@ -4,12 +4,71 @@
 //! whoever may have written such bytes and does not come to their end has the master cut them off.
 
 use super::OpenFile;
+use crate::client::Client;
+use crate::error::ClientError;
 use crate::limit::{CallContext, CallLimit};
+use gfs_core::ids::InodeId;
 use gfs_core::meta::request::{Credentials, Request};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How long it is tried. When the cluster is away for longer, the session ends, and its end cuts too.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Files remembered as longer than a master knows that has lost power; those of one session's last second.
+const MOST: usize = 65_536;
+
+/// Files of which a master that lost power does not know what it had answered: their bytes may lie beyond the end that it knows.
+#[derive(Debug, Default)]
+pub(crate) struct LostTails {
+    files: Mutex<BTreeSet<InodeId>>,
+    count: AtomicUsize,
+}
+
+impl LostTails {
+    /// Takes what the master has lost.
+    pub(crate) fn extend(&self, inodes: &BTreeSet<InodeId>) {
+        let mut files = self.files.lock();
+        let room = MOST.saturating_sub(files.len());
+        files.extend(inodes.iter().take(room));
+        self.count.store(files.len(), Ordering::Release);
+    }
+
+    /// The session is over, and whoever ended it has cut them.
+    pub(crate) fn clear(&self) {
+        self.files.lock().clear();
+        self.count.store(0, Ordering::Release);
+    }
+
+    fn contains(&self, inode: InodeId) -> bool {
+        self.count.load(Ordering::Acquire) != 0 && self.files.lock().contains(&inode)
+    }
+
+    fn remove(&self, inode: InodeId) {
+        let mut files = self.files.lock();
+        files.remove(&inode);
+        self.count.store(files.len(), Ordering::Release);
+    }
+}
+
+impl Client {
+    /// Before a file grows: what was lost of it is not to come back with that.
+    pub(crate) async fn cut_lost_tail(&self, inode: InodeId, context: &CallContext) -> Result<(), ClientError> {
+        if !self.inner.lost_tails.contains(inode) {
+            return Ok(());
+        }
+        let own = CallContext { credentials: Credentials::default(), ..context.clone() };
+        let lost = self.change(&own, Request::CutTail { inode }).await;
+        // What is no file, or none any more, has no tail.
+        match lost {
+            Ok(_) | Err(ClientError::Refused(_)) => self.inner.lost_tails.remove(inode),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
 
 /// Set from before the first such byte is sent until the size covers them. Dropped while it is set, it has the tail cut.
 pub(super) struct Doubt<'a> {

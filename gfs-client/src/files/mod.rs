@@ -16,6 +16,7 @@ mod view;
 mod write;
 
 pub(crate) use behind::Shared as SharedBehind;
+pub(crate) use doubt::LostTails;
 pub use space::Zeroing;
 
 use crate::client::Client;
@@ -23,23 +24,15 @@ use crate::data::{Attempt, DataFailure, first_of};
 use crate::error::ClientError;
 use crate::limit::CallLimit;
 use gfs_core::ids::{ChunkHandle, InodeId};
+pub use gfs_core::meta::opens::OpenAccess as Access;
+use gfs_core::meta::opens::OpenMode;
 use gfs_core::meta::request::Refusal;
+use gfs_proto::convert::open_mode_to_wire;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-
-/// What a file is open for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Access {
-    /// O_RDONLY.
-    Read,
-    /// O_WRONLY.
-    Write,
-    /// O_RDWR.
-    Both,
-}
 
 /// O_RDONLY.
 pub const ACCESS_READ: Access = Access::Read;
@@ -47,16 +40,6 @@ pub const ACCESS_READ: Access = Access::Read;
 pub const ACCESS_WRITE: Access = Access::Write;
 /// O_RDWR.
 pub const ACCESS_BOTH: Access = Access::Both;
-
-impl Access {
-    pub(crate) fn wire(self) -> u32 {
-        match self {
-            Self::Read => 1,
-            Self::Write => 2,
-            Self::Both => 3,
-        }
-    }
-}
 
 /// Whether what is read through an open file may stay in a page cache above this library: until `Invalidator::invalidate` says that it is to
 /// be dropped, and only as long as the attributes of the file are granted. While they are not, another client has it open for writing, and
@@ -70,15 +53,6 @@ pub enum Pages {
     IfAlone,
     /// It will.
     Anyway,
-}
-
-impl Pages {
-    /// In the access of an open.
-    pub(crate) const WIRE: u32 = 4;
-
-    pub(crate) fn wire(self) -> u32 {
-        if self == Self::Never { 0 } else { Self::WIRE }
-    }
 }
 
 /// Largest piece of a read or write that goes over the wire at once. The pieces of one request overlap: while one is stored, the
@@ -212,8 +186,8 @@ pub struct OpenFile {
 struct Handle {
     client: Client,
     inode: InodeId,
-    /// As the master counts it, on the wire.
-    counted: u32,
+    /// As the master counts it.
+    counted: OpenMode,
     /// As the caller may use it.
     access: Access,
     state: Arc<FileState>,
@@ -230,7 +204,7 @@ impl Handle {
         let inner = &self.client.inner;
         // What is held is closed with the flush that gives it back.
         if !inner.delegations.get(self.inode).is_some_and(|held| held.close()) {
-            inner.session.close_file(self.inode.0, self.counted);
+            inner.session.close_file(self.inode.0, open_mode_to_wire(self.counted));
         }
         if inner.files.close(self.inode, &self.state) {
             inner.locks.forget(self.inode);
@@ -261,7 +235,7 @@ impl OpenFile {
             inner: Arc::new(Handle {
                 client,
                 inode,
-                counted: access.wire(),
+                counted: access.into(),
                 access,
                 state,
                 closed: AtomicBool::new(false),
@@ -273,7 +247,7 @@ impl OpenFile {
     /// The same handle, of which pages may be cached. Only for one that was not shared yet.
     pub(crate) fn with_pages(mut self) -> Self {
         if let Some(handle) = Arc::get_mut(&mut self.inner) {
-            handle.counted |= Pages::WIRE;
+            handle.counted.pages = true;
         }
         self
     }

@@ -127,6 +127,7 @@ impl OpenFile {
         data: Bytes,
         manner: Manner<'_>,
     ) -> Result<(), ClientError> {
+        self.client().cut_lost_tail(self.inner.inode, context).await?;
         let _budget = self.client().budget(data.len() as u64, &context.limit).await?;
         let (mut redo, mut full, mut doubt) = (Redo::new(), 0, Doubt::none(self));
         loop {

@@ -208,6 +208,7 @@ impl Link {
         if lost {
             tracing::warn!(old = before, new = welcome.session, "the session was lost");
             concerned.locks.lose_all(before);
+            concerned.lost_tails.clear();
             for held in concerned.delegations.all() {
                 self.shared.lose(&held);
             }
@@ -218,6 +219,7 @@ impl Link {
                 "the master has lost changes that it had answered: did it lose power?"
             );
             unknown.iter().for_each(|inode| concerned.locks.lose(*inode));
+            concerned.lost_tails.extend(&unknown);
         }
         // After the files that are lost: what was answered of them is not to be written in this session.
         if before != welcome.session {

@@ -13,10 +13,13 @@ pub(crate) use window::ConfirmWindow;
 
 use crate::delegations::{Delegations, Held};
 use crate::error::ClientError;
+use crate::files::LostTails;
 use crate::grants::{Grants, Invalidator, Recaller};
 use crate::limit::{CallLimit, WaitsFor};
 use crate::locations::FileCache;
 use crate::locks::LockBook;
+use gfs_core::meta::opens::{OpenAccess, OpenMode};
+use gfs_proto::convert::open_mode_to_wire;
 use gfs_proto::v1::{self, client_message::Body as Ask};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -26,7 +29,7 @@ use table::Table;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 /// How a file is held that `Create` opened in the same step: read and write.
-pub(crate) const CREATE_ACCESS: u32 = 3;
+pub(crate) const CREATE_ACCESS: u32 = open_mode_to_wire(OpenMode { access: OpenAccess::Both, pages: false });
 
 /// Calls of one session that may wait for answers at the same time: fewer than a master takes.
 const MAX_CALLS: usize = 400;
@@ -50,6 +53,7 @@ pub(crate) struct Concerned {
     pub(crate) files: Arc<FileCache>,
     pub(crate) locks: Arc<LockBook>,
     pub(crate) delegations: Arc<Delegations>,
+    pub(crate) lost_tails: Arc<LostTails>,
 }
 
 /// Where a session stands.

@@ -7,11 +7,11 @@ use super::recent::Recent;
 use super::shown::Shown;
 use super::window::ConfirmWindow;
 use crate::error::ClientError;
-use crate::files::Pages;
 use crate::grants::{Grants, Stamp};
 use gfs_core::ids::InodeId;
+use gfs_core::meta::opens::OpenMode;
 use gfs_core::meta::request::Refusal;
-use gfs_proto::convert::refusal_code;
+use gfs_proto::convert::{open_mode_from_wire, open_mode_to_wire, refusal_code};
 use gfs_proto::v1::{self, client_message::Body as Ask, request::Kind, server_message::Body as Said};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -530,7 +530,8 @@ fn repeatable(request: &v1::Request) -> bool {
 fn opened(call: &Call, said: &Said) -> Option<(u64, u32)> {
     match (call, said) {
         (Call::Open(open), Said::Open(answer)) if answer.refusal == 0 => {
-            Some((open.inode, if answer.pages { open.access } else { open.access & !Pages::WIRE }))
+            let asked = open_mode_from_wire(open.access).ok()?;
+            Some((open.inode, open_mode_to_wire(OpenMode { pages: asked.pages && answer.pages, ..asked })))
         }
         (Call::Mutate { request, .. }, Said::Reply(reply)) if reply.refusal == 0 => match &request.kind {
             Some(Kind::Create(create)) if create.open => {

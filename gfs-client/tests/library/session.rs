@@ -167,6 +167,26 @@ async fn a_sync_does_not_vouch_for_what_a_master_lost_after_it_had_answered() {
 }
 
 #[tokio::test]
+async fn what_a_master_lost_of_a_file_does_not_come_back_with_the_next_growth() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let (client, other) = (cluster.client().await, cluster.client().await);
+    let file = client.create_open(&call(), ROOT, b"f", 0o644, 0, true, gfs_client::Access::Both).await.unwrap().file;
+    file.append(&call(), "kept".into(), false).await.unwrap();
+    file.sync(&call(), false).await.unwrap();
+    // Held by nobody: the master hears of each append.
+    let shown = other.get_attributes(&call(), file.inode()).await.unwrap().0;
+    assert_eq!(shown.size, 4);
+    let on_disk = cluster.master.state.lock().clone();
+    file.append(&call(), "and lost".into(), false).await.unwrap();
+    *cluster.master.state.lock() = on_disk;
+    cluster.master.disconnect();
+    let told = async { file.append(&call(), "never".into(), false).await };
+    assert!(matches!(told.await, Err(ClientError::SessionLost { .. })));
+    assert_eq!(file.append(&call(), "new".into(), false).await.unwrap(), 4);
+    assert_eq!(file.read(&call(), 0, 100).await.unwrap(), "keptnew");
+}
+
+#[tokio::test]
 async fn a_mutation_with_an_unknown_outcome_fails_with_the_session_and_others_go_on() {
     let cluster = Cluster::start(0, CHUNK).await;
     let client = cluster.client().await;

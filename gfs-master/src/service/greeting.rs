@@ -3,13 +3,14 @@
 //! This room owns the welcome. Nothing is asked over a stream before it.
 
 use super::failure;
-use super::session::{failing, open_mode};
+use super::session::failing;
 use crate::leader::Leader;
 use crate::leader::commit_times::Shown;
 use crate::leader::sessions::{Connection, Outgoing};
 use gfs_core::ids::{InodeId, OperationId, SessionId};
 use gfs_core::meta::request::Timestamp;
 use gfs_proto::PROTOCOL;
+use gfs_proto::convert::open_mode_from_wire;
 use gfs_proto::v1::{self, failure::Code, server_message::Body};
 use std::sync::Arc;
 
@@ -89,8 +90,7 @@ fn reclaim(
     leader.delegations.reclaim(session, &delegated, !leader.sessions.has_reclaimed(session));
     let mut written = Vec::new();
     for file in hello.reclaim.iter().filter(|file| file.access != 0) {
-        let mode = open_mode(file.access);
-        let mode = mode.ok_or_else(|| failing(Code::Malformed, "an open file has an unknown access"))?;
+        let mode = open_mode_from_wire(file.access).map_err(|error| failing(Code::Malformed, &error.to_string()))?;
         if let Err(error) = opens.open(session, InodeId(file.inode), mode, file.count.max(1)) {
             return Err(failing(Code::Overloaded, &error.to_string()));
         }

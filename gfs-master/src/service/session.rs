@@ -10,9 +10,11 @@ use crate::leader::opens::Held;
 use crate::leader::sessions::{Connection, Outgoing};
 use crate::leader::{Leader, ServeError};
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, ServerId, SessionId};
-use gfs_core::meta::opens::{OpenAccess, OpenMode};
+use gfs_core::meta::opens::OpenAccess;
 use gfs_core::meta::request::{Answer, ClientCommand, Configuration, Credentials, Query, Refusal, Reply, Request};
-use gfs_proto::convert::{self, ConvertError, answer_to_wire, refusal_code, reply_to_wire, servers_to_wire};
+use gfs_proto::convert::{
+    self, ConvertError, answer_to_wire, open_mode_from_wire, refusal_code, reply_to_wire, servers_to_wire,
+};
 use gfs_proto::v1::{self, client_message, failure::Code, server_message::Body};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -181,19 +183,6 @@ fn malformed(error: &ConvertError) -> Body {
 
 fn refused(refusal: Refusal) -> Body {
     Body::Reply(reply_to_wire(&Reply::Refused(refusal)))
-}
-
-/// In the access of an open: through a page cache.
-const PAGES: u32 = 4;
-
-pub(super) fn open_mode(wire: u32) -> Option<OpenMode> {
-    let access = match wire & !PAGES {
-        1 => OpenAccess::Read,
-        2 => OpenAccess::Write,
-        3 => OpenAccess::Both,
-        _ => return None,
-    };
-    Some(OpenMode { access, pages: wire & PAGES != 0 })
 }
 
 impl Stream {
@@ -408,8 +397,9 @@ impl Stream {
 
     /// Holds the file first and looks then, so that it cannot be reaped in between.
     fn open(self: &Arc<Self>, tag: u64, file: v1::OpenFile) {
-        let Some(mode) = open_mode(file.access) else {
-            return self.answer(tag, fail(Code::Malformed, "an open with an unknown access"));
+        let mode = match open_mode_from_wire(file.access) {
+            Ok(mode) => mode,
+            Err(error) => return self.answer(tag, malformed(&error)),
         };
         let (inode, count) = (InodeId(file.inode), file.count.max(1));
         let held = match self.leader.hold_open(self.session, inode, mode, file.pages_anyway, count) {
@@ -458,7 +448,7 @@ impl Stream {
     }
 
     fn close(&self, file: &v1::CloseFile) {
-        if let Some(mode) = open_mode(file.access) {
+        if let Ok(mode) = open_mode_from_wire(file.access) {
             self.leader.let_go(self.session, InodeId(file.inode), mode, file.count.max(1));
         }
     }

@@ -2,6 +2,7 @@
 
 mod chunks;
 mod entry;
+mod open;
 mod query;
 mod refusal;
 mod reply;
@@ -9,6 +10,7 @@ mod request;
 
 pub use chunks::{placement_to_wire, servers_from_wire, servers_to_wire};
 pub use entry::{decode_command_reply, decode_entry, encode_command_reply, encode_entry};
+pub use open::{open_mode_from_wire, open_mode_to_wire};
 pub use query::{answer_from_wire, answer_to_wire};
 pub use refusal::{refusal_code, refusal_from_code};
 pub use reply::{reply_from_wire, reply_to_wire};
