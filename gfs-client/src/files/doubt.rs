@@ -11,7 +11,6 @@ use gfs_core::ids::InodeId;
 use gfs_core::meta::request::{Credentials, Request};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How long it is tried. When the cluster is away for longer, the session ends, and its end cuts too.
@@ -22,34 +21,27 @@ const MOST: usize = 65_536;
 
 /// Files of which a master that lost power does not know what it had answered: their bytes may lie beyond the end that it knows.
 #[derive(Debug, Default)]
-pub(crate) struct LostTails {
-    files: Mutex<BTreeSet<InodeId>>,
-    count: AtomicUsize,
-}
+pub(crate) struct LostTails(Mutex<BTreeSet<InodeId>>);
 
 impl LostTails {
     /// Takes what the master has lost.
     pub(crate) fn extend(&self, inodes: &BTreeSet<InodeId>) {
-        let mut files = self.files.lock();
+        let mut files = self.0.lock();
         let room = MOST.saturating_sub(files.len());
         files.extend(inodes.iter().take(room));
-        self.count.store(files.len(), Ordering::Release);
     }
 
     /// The session is over, and whoever ended it has cut them.
     pub(crate) fn clear(&self) {
-        self.files.lock().clear();
-        self.count.store(0, Ordering::Release);
+        self.0.lock().clear();
     }
 
     fn contains(&self, inode: InodeId) -> bool {
-        self.count.load(Ordering::Acquire) != 0 && self.files.lock().contains(&inode)
+        self.0.lock().contains(&inode)
     }
 
     fn remove(&self, inode: InodeId) {
-        let mut files = self.files.lock();
-        files.remove(&inode);
-        self.count.store(files.len(), Ordering::Release);
+        self.0.lock().remove(&inode);
     }
 }
 
