@@ -1,9 +1,9 @@
 //! Typed calls: one for each thing that a file system can be asked.
 
-use crate::client::{Client, Outcome};
+use crate::client::{After, Client, Inner, Outcome};
 use crate::error::ClientError;
 use crate::files::{Access, OpenFile, Pages};
-use crate::grants::{Grant, Keys};
+use crate::grants::{Grant, Keys, Stamp};
 use crate::limit::CallContext;
 use crate::locations::{Fresh, WINDOW, Window};
 use crate::session::Call;
@@ -283,7 +283,24 @@ impl Client {
         if inodes.is_empty() {
             return Ok(());
         }
-        self.change(context, Request::TouchAccess { inodes }).await.map(drop)
+        let request = v1::Request::from(&Request::TouchAccess { inodes });
+        let (reply, stamp) = self.mutate_wire("touch", context, request).await?;
+        self.take_shown(reply.shown, stamp, |_| Vec::new());
+        Ok(())
+    }
+
+    /// Takes files as the master shows them after a mutation, with windows of them that are known.
+    pub(crate) fn take_shown(
+        &self,
+        shown: Vec<v1::ShownFile>,
+        stamp: Stamp,
+        windows: impl Fn(&Attributes) -> Vec<(u32, Window)>,
+    ) {
+        for v1::ShownFile { attributes, grant_ms, pages_era } in shown {
+            let Some(Ok(attributes)) = attributes.map(Attributes::try_from) else { continue };
+            let fresh = Fresh { attributes: &attributes, stamp, grant_ms, pages_era: Some(pages_era) };
+            self.inner.cache.insert(&self.inner.grants, &fresh, windows(&attributes));
+        }
     }
 
     /// Returns when everything answered before is on stable storage at the masters, with `times` those of writes too.
@@ -345,6 +362,12 @@ impl Client {
             self.layout(context, inode, 0, 1).await?;
         }
         self.settle(inode, context).await?;
+        if access == Access::Read
+            && !context.credentials.check
+            && let Some(opened) = self.open_known(inode, pages)
+        {
+            return Ok(opened);
+        }
         let call = Call::Open(v1::OpenFile {
             inode: inode.0,
             access: open_mode_to_wire(OpenMode { access, pages: pages != Pages::Never }),
@@ -366,11 +389,33 @@ impl Client {
             window.insert(chunk.index, chunk.handle);
             self.inner.locations.learn_chunk(chunk);
         }
-        let fresh = Fresh { attributes: &attributes, stamp, grant_ms: answer.grant_ms };
+        let pages_era = Some(if answer.alone { answer.pages_era } else { 0 });
+        let fresh = Fresh { attributes: &attributes, stamp, grant_ms: answer.grant_ms, pages_era };
         self.inner.cache.insert(&self.inner.grants, &fresh, self.whole(&attributes, window));
         let keys = Keys { inodes: vec![inode], ..Keys::default() };
         let grant = Grant::new(stamp, answer.grant_ms, keys);
         Ok(Opened { attributes, grant, created: false, pages: answer.pages.then_some(answer.pages_era), file })
+    }
+
+    /// Opens a file for reading without a question, under a live grant that says that nobody else writes it. The master is told when
+    /// somebody else, or this session, is about to write it or to take its name.
+    fn open_known(&self, inode: InodeId, pages: Pages) -> Option<Opened> {
+        let Inner { cache, grants, files, session, .. } = &*self.inner;
+        let stamp = grants.stamp();
+        let openable = || cache.openable(inode).filter(|_| !files.is_written(inode));
+        openable()?;
+        let mode = OpenMode { access: Access::Read, pages: pages != Pages::Never };
+        if !session.open_untold(inode, open_mode_to_wire(mode)) {
+            return None;
+        }
+        // From here on the handle is held: it is given back when this is dropped.
+        let file = OpenFile::new(self.clone(), inode, Access::Read);
+        let file = if mode.pages { file.with_pages() } else { file };
+        // Who has asked for the grant meanwhile may not have been told of the handle.
+        let (attributes, expires, era) = openable()?;
+        let left = expires.saturating_duration_since(stamp.sent).as_millis() as u32;
+        let grant = Grant::new(stamp, left, Keys { inodes: vec![inode], ..Keys::default() });
+        Some(Opened { attributes, grant, created: false, pages: mode.pages.then_some(era), file })
     }
 
     /// The first chunks of a file as a window, when they surely are all of it: the last one is among them.
@@ -399,7 +444,7 @@ impl Client {
         let entry = (parent, name.to_vec());
         self.give_back(self.inner.delegations.among(&[], std::slice::from_ref(&entry)), context).await?;
         let claims = self.inner.delegations.claims();
-        self.inner.grants.begin(std::slice::from_ref(&entry));
+        let changing = self.inner.grants.begin(std::slice::from_ref(&entry));
         let plain = Request::Create { parent, name: name.to_vec(), kind: NodeKind::File, mode, umask, exclusive };
         let mut wire = v1::Request::from(&plain);
         if let Some(Kind::Create(create)) = &mut wire.kind {
@@ -407,24 +452,28 @@ impl Client {
             create.delegate = true;
         }
         let made = self.mutate_wire("create", context, wire).await;
-        let (reply, grant_ms, stamp) = match made {
+        let (mut reply, stamp) = match made {
             Ok(made) => made,
             Err(error) => {
                 self.in_doubt(&[parent], &[entry]);
                 return Err(error);
             }
         };
+        let after = After::take(&mut reply);
+        let (grant_ms, pages_era) = (after.grant_ms, Some(after.pages_era));
         let attributes = Attributes::try_from(reply.attributes.ok_or_else(|| unexpected("create"))?)?;
         // The master counts what it opens with a create as open for both.
         let file = OpenFile::new(self.clone(), attributes.inode, Access::Both).limited(access);
         let keys = Keys { inodes: vec![attributes.inode], entry: Some(entry.clone()), listing: None };
         let entries = [entry];
-        let grant = self.conclude(Grant::new(stamp, grant_ms, keys), &[parent], &entries, reply.parents);
+        let grant = self.conclude(Grant::new(stamp, grant_ms, keys), &[parent], &entries, after);
+        drop(changing);
+        self.inner.grants.learn(entries[0].clone(), Some(attributes.inode), &grant);
         if reply.delegated {
             let [entry] = entries;
             self.inner.delegations.given(&attributes, entry, grant.clone(), claims);
         } else if reply.created {
-            let fresh = Fresh { attributes: &attributes, stamp, grant_ms };
+            let fresh = Fresh { attributes: &attributes, stamp, grant_ms, pages_era };
             self.inner.cache.insert(&self.inner.grants, &fresh, vec![(0, Window::new())]);
         }
         Ok(Opened { attributes, grant, created: reply.created, pages: None, file })

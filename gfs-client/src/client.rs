@@ -5,9 +5,11 @@ use crate::delegations::Delegations;
 use crate::error::ClientError;
 use crate::files::{FileStates, LostTails, SharedBehind};
 use crate::grants::{Grant, Grants, Invalidator, Keys, Stamp, Ticket};
+use crate::lessons::Lessons;
 use crate::limit::{CallContext, CallLimit};
 use crate::locations::{FileCache, Fresh, Locations, Window, windows_of};
 use crate::locks::LockBook;
+use crate::names::Entry;
 use crate::reserve::{Allocator, Reserve};
 use crate::session::{Arrival, Call, Concerned, Session, SessionOptions};
 use crate::target::Target;
@@ -21,6 +23,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// How a client behaves.
 #[derive(Clone, Debug)]
@@ -109,9 +112,10 @@ impl Client {
     /// `Unavailable` after the connect limit, `WrongCluster`, `Version`.
     pub fn connect(target: Target, options: ClientOptions) -> Boxed<'static, Result<Self, ClientError>> {
         Box::pin(async move {
+            let grants: Arc<Grants> = Arc::default();
             let concerned = Concerned {
-                grants: Arc::default(),
-                files: Arc::new(FileCache::new()),
+                files: Arc::new(FileCache::new(grants.liveness.clone())),
+                grants,
                 locks: Arc::default(),
                 delegations: Arc::default(),
                 lost_tails: Arc::default(),
@@ -231,35 +235,48 @@ impl Client {
             // A file that is not whole must not take the place of one that is.
             named.iter().try_for_each(|inode| self.inner.files.take_failure(*inode))?;
         }
-        self.inner.grants.begin(&entries);
+        let Inner { grants, cache, session, .. } = &*self.inner;
+        let lessons = Lessons::of(&request, grants);
+        if let Some(victim) = lessons.victim(&request, grants) {
+            session.tell_opens(victim.as_ref().map(std::slice::from_ref));
+        }
+        let changing = grants.begin(&entries);
         let call = Call::Mutate { credentials: (&context.credentials).into(), request: (&request).into() };
-        let arrived = self.inner.session.call("mutation", call, &context.limit).await;
+        let arrived = session.call("mutation", call, &context.limit).await;
         let outcome = arrived.and_then(|(said, stamp)| {
             let Said::Reply(mut reply) = said else { return Err(ClientError::malformed("answer to a mutation")) };
-            let (grant_ms, parents) = (reply.grant_ms, std::mem::take(&mut reply.parents));
-            Ok((reply_from_wire(reply)?, grant_ms, parents, stamp))
+            let after = After::take(&mut reply);
+            Ok((reply_from_wire(reply)?, after, stamp))
         });
-        let grants = &self.inner.grants;
         if matches!(request, Request::Rename { .. } | Request::Rmdir { .. }) {
             grants.mark_moved();
-            self.inner.cache.drop_directories();
+            cache.drop_directories();
         }
         match outcome {
-            Ok((reply, grant_ms, parents, stamp)) => {
+            Ok((reply, after, stamp)) => {
                 let mut covered = Keys::default();
                 if let Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } = &reply {
                     covered = Keys { inodes: vec![attributes.inode], entry: entries.last().cloned(), listing: None };
                 }
-                let grant = Grant::new(stamp, grant_ms, covered);
+                let grant = Grant::new(stamp, after.grant_ms, covered);
                 if let (Request::Create { kind: NodeKind::Directory, .. }, Reply::Entry { attributes, .. }) =
                     (&request, &reply)
                 {
                     grants.made_directory(attributes.inode, &grant);
                 }
-                Ok(Outcome { reply, grant: self.conclude(grant, &inodes, &entries, parents) })
+                let pages_era = after.pages_era;
+                let grant = self.conclude(grant, &inodes, &entries, after);
+                drop(changing);
+                lessons.learn(&request, &reply, grants, &grant);
+                if let Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } = &reply {
+                    cache.concluded(grants, attributes, &grant, pages_era);
+                }
+                Ok(Outcome { reply, grant })
             }
             Err(error) => {
-                self.in_doubt(&inodes, &entries);
+                // What else it may have changed is not known.
+                grants.mark_all();
+                cache.clear();
                 Err(error)
             }
         }
@@ -290,12 +307,17 @@ impl Client {
         grant: Grant,
         inodes: &[InodeId],
         entries: &[(InodeId, Vec<u8>)],
-        parents: Vec<v1::Attributes>,
+        after: After,
     ) -> Grant {
         let Inner { cache, grants, .. } = &*self.inner;
-        let mut parents: Vec<Attributes> = parents.into_iter().filter_map(|of| of.try_into().ok()).collect();
-        let grant = grants.conclude(grant, inodes, entries, &mut parents);
-        cache.drop_inodes(inodes);
+        if after.changed_unknown {
+            grants.mark_all();
+            cache.clear();
+        }
+        let mut parents: Vec<Attributes> = after.parents.into_iter().filter_map(|of| of.try_into().ok()).collect();
+        let changed: Vec<InodeId> = after.changed.into_iter().map(InodeId).chain(inodes.iter().copied()).collect();
+        let grant = grants.conclude(grant, &changed, entries, &mut parents);
+        cache.drop_inodes(&changed);
         for (parent, _) in entries {
             grants.renew_listing(*parent, &grant);
         }
@@ -320,16 +342,15 @@ impl Client {
         operation: &'static str,
         context: &CallContext,
         request: v1::Request,
-    ) -> Result<(v1::Reply, u32, Stamp), ClientError> {
+    ) -> Result<(v1::Reply, Stamp), ClientError> {
         let call = Call::Mutate { credentials: (&context.credentials).into(), request };
         Self::reply_of(self.inner.session.call(operation, call, &context.limit).await?)
     }
 
-    pub(crate) fn reply_of((said, stamp): Arrival) -> Result<(v1::Reply, u32, Stamp), ClientError> {
+    pub(crate) fn reply_of((said, stamp): Arrival) -> Result<(v1::Reply, Stamp), ClientError> {
         let Said::Reply(reply) = said else { return Err(ClientError::malformed("answer to a mutation")) };
         refused(reply.refusal)?;
-        let grant_ms = reply.grant_ms;
-        Ok((reply, grant_ms, stamp))
+        Ok((reply, stamp))
     }
 
     /// Asks something. A refusal is an answer: an absence may be cached too.
@@ -346,35 +367,35 @@ impl Client {
         let wire = v1::QueryRequest { credentials: Some((&context.credentials).into()), kind: Some((&query).into()) };
         let (said, stamp) = self.inner.session.call("query", Call::Query(wire), &context.limit).await?;
         let Said::Answer(mut wire) = said else { return Err(ClientError::malformed("answer to a query")) };
-        let grant_ms = wire.grant_ms;
+        let (grant_ms, pages_era) = (wire.grant_ms, wire.pages_era);
         self.inner.locations.learn_servers(servers_from_wire(std::mem::take(&mut wire.servers))?);
         let mut answer = answer_from_wire(&query, wire)?;
         self.inner.delegations.show(&mut answer, stamp);
-        self.remember(&query, &answer, stamp, grant_ms);
+        self.remember(&query, &answer, stamp, (grant_ms, pages_era));
         let grant = Grant::new(stamp, grant_ms, covered(&query, &answer));
-        if let Query::Lookup { parent, .. } = &query {
+        if let Query::Lookup { parent, name } = &query {
             self.inner.grants.renew_listing(*parent, &grant);
+            self.learn_name(*parent, name, &answer, &grant);
         }
         Ok(Answered { answer, grant })
     }
 
-    /// What is known without a question: that a name is not there which a program is about to make; that a file has none of the extended
-    /// attributes that the kernel asks for often; how this session left a directory.
+    /// What is known without a question: what a name stands for, or that it is not there; how a file or a directory is; that a file has none
+    /// of the extended attributes that the kernel asks for often.
     fn known(&self, context: &CallContext, query: &Query) -> Option<Answered> {
         if context.credentials.check {
             return None;
         }
         let Inner { grants, cache, .. } = &*self.inner;
         let (refusal, grant) = match query {
-            Query::Lookup { parent, name } if name.len() <= NAME_MAX && name != b"." && name != b".." => {
-                (Refusal::NotFound, grants.absence(*parent, name)?)
-            }
-            Query::GetAttributes { inode } if let Some(held) = self.inner.delegations.get(*inode) => {
-                let (attributes, grant) = held.attributes()?;
-                return Some(Answered { answer: Answer::Attributes(attributes), grant });
+            Query::Lookup { parent, name } if is_plain_name(name) => {
+                if let Some(grant) = grants.absence(*parent, name) {
+                    return Some(Answered { answer: Answer::Refused(Refusal::NotFound), grant });
+                }
+                return self.known_name((*parent, name.clone()));
             }
             Query::GetAttributes { inode } => {
-                let (attributes, grant) = cache.directory(grants, *inode)?;
+                let (attributes, grant) = self.known_attributes(*inode)?;
                 return Some(Answered { answer: Answer::Attributes(attributes), grant });
             }
             // Files that are held have none.
@@ -389,6 +410,48 @@ impl Client {
         Some(Answered { answer: Answer::Refused(refusal), grant })
     }
 
+    fn known_name(&self, entry: Entry) -> Option<Answered> {
+        let grants = &self.inner.grants;
+        // Before it is looked, so that what is marked from here on ends the grant.
+        let stamp = grants.stamp();
+        let (target, expires) = grants.name(&entry)?;
+        let left = |expires: Instant| expires.saturating_duration_since(stamp.sent).as_millis() as u32;
+        let Some(inode) = target else {
+            let keys = Keys { entry: Some(entry), ..Keys::default() };
+            let answer = Answer::Refused(Refusal::NotFound);
+            return Some(Answered { answer, grant: Grant::new(stamp, left(expires), keys) });
+        };
+        let (attributes, of_inode) = self.known_attributes(inode)?;
+        let keys = Keys { inodes: vec![inode], entry: Some(entry), listing: None };
+        let grant = Grant::new(stamp, left(expires.min(of_inode.ticket.expires())), keys);
+        Some(Answered { answer: Answer::Attributes(attributes), grant })
+    }
+
+    fn known_attributes(&self, inode: InodeId) -> Option<(Attributes, Grant)> {
+        let Inner { grants, cache, files, delegations, .. } = &*self.inner;
+        if let Some(held) = delegations.get(inode) {
+            return held.attributes();
+        }
+        if let Some(known) = cache.directory(grants, inode) {
+            return Some(known);
+        }
+        let stamp = grants.stamp();
+        let (attributes, expires) = cache.exact(inode).filter(|_| !files.is_written(inode))?;
+        let left = expires.saturating_duration_since(stamp.sent).as_millis() as u32;
+        Some((attributes, Grant::new(stamp, left, Keys { inodes: vec![inode], ..Keys::default() })))
+    }
+
+    fn learn_name(&self, parent: InodeId, name: &[u8], answer: &Answer, grant: &Grant) {
+        let target = match answer {
+            Answer::Attributes(attributes) => Some(attributes.inode),
+            Answer::Refused(Refusal::NotFound) => None,
+            _ => return,
+        };
+        if is_plain_name(name) {
+            self.inner.grants.learn((parent, name.to_vec()), target, grant);
+        }
+    }
+
     /// As `query`, with a refusal as an error.
     pub(crate) async fn ask(&self, context: &CallContext, query: Query) -> Result<(Answer, Grant), ClientError> {
         let Answered { answer, grant } = self.query(context, query).await?;
@@ -398,15 +461,19 @@ impl Client {
         }
     }
 
-    fn remember(&self, query: &Query, answer: &Answer, stamp: Stamp, grant_ms: u32) {
+    fn remember(&self, query: &Query, answer: &Answer, stamp: Stamp, (grant_ms, pages_era): (u32, u64)) {
         let Inner { cache, grants, locations, .. } = &*self.inner;
+        let pages_era = Some(pages_era);
         match (query, answer) {
             (Query::GetAttributes { .. } | Query::Lookup { .. }, Answer::Attributes(attributes)) => {
-                cache.insert(grants, &Fresh { attributes, stamp, grant_ms }, Vec::new());
+                cache.insert(grants, &Fresh { attributes, stamp, grant_ms, pages_era }, Vec::new());
             }
-            (Query::ReadDirectory { .. }, Answer::Directory { entries, .. }) => {
+            (Query::ReadDirectory { inode, .. }, Answer::Directory { entries, .. }) => {
+                let grant = Grant::new(stamp, grant_ms, covered(query, answer));
                 for entry in entries {
-                    cache.insert(grants, &Fresh { attributes: &entry.attributes, stamp, grant_ms }, Vec::new());
+                    let fresh = Fresh { attributes: &entry.attributes, stamp, grant_ms, pages_era: None };
+                    cache.insert(grants, &fresh, Vec::new());
+                    grants.learn((*inode, entry.name.clone()), Some(entry.attributes.inode), &grant);
                 }
             }
             (Query::Layout { first, count, .. }, Answer::Layout { attributes, chunks }) => {
@@ -415,25 +482,26 @@ impl Client {
                 }
                 let windows: Vec<(u32, Window)> =
                     if first % crate::locations::WINDOW == 0 { windows_of(*first, *count, chunks) } else { Vec::new() };
-                cache.insert(grants, &Fresh { attributes, stamp, grant_ms }, windows);
+                cache.insert(grants, &Fresh { attributes, stamp, grant_ms, pages_era }, windows);
             }
             _ => {}
         }
     }
 
-    /// Takes attributes that a write of this session made. Without attributes, what was known is stale.
+    /// Takes what a write of this session made of a file. Without attributes, what was known is stale.
     pub(crate) fn note_commit(
         &self,
         inode: InodeId,
-        attributes: Option<v1::Attributes>,
+        reply: v1::Reply,
         stamp: Stamp,
-        grant_ms: u32,
         attached: &[(u32, gfs_core::ids::ChunkHandle)],
     ) {
         let Inner { cache, grants, .. } = &*self.inner;
-        match attributes.map(Attributes::try_from) {
+        let (grant_ms, pages_era) = (reply.grant_ms, Some(reply.pages_era));
+        match reply.attributes.map(Attributes::try_from) {
             Some(Ok(attributes)) if attributes.inode == inode => {
-                cache.committed(grants, &Fresh { attributes: &attributes, stamp, grant_ms }, attached);
+                let fresh = Fresh { attributes: &attributes, stamp, grant_ms, pages_era };
+                cache.committed(grants, &fresh, attached);
             }
             _ => {
                 grants.mark_commit(inode);
@@ -448,6 +516,32 @@ impl Client {
         let permit = limit.run("budget", self.inner.budget.clone().acquire_many_owned(units)).await?;
         permit.map_err(|_| ClientError::Closed)
     }
+}
+
+/// What a reply says beside its answer.
+pub(crate) struct After {
+    pub(crate) grant_ms: u32,
+    pub(crate) pages_era: u64,
+    parents: Vec<v1::Attributes>,
+    changed: Vec<u64>,
+    changed_unknown: bool,
+}
+
+impl After {
+    pub(crate) fn take(reply: &mut v1::Reply) -> Self {
+        Self {
+            grant_ms: reply.grant_ms,
+            pages_era: reply.pages_era,
+            parents: std::mem::take(&mut reply.parents),
+            changed: std::mem::take(&mut reply.changed),
+            changed_unknown: reply.changed_unknown,
+        }
+    }
+}
+
+/// Names are looked up under a grant; `.` and `..` may change with a rename far away.
+fn is_plain_name(name: &[u8]) -> bool {
+    name.len() <= NAME_MAX && name != b"." && name != b".."
 }
 
 /// A refusal code as a result.

@@ -2,13 +2,14 @@
 //!
 //! This room owns when and how; what is told is `delegations`'.
 
-use crate::client::Client;
+use crate::client::{Client, Inner};
 use crate::delegations::{Delegations, Held, Report};
 use crate::error::ClientError;
+use crate::grants::{Against, Stamp};
 use crate::limit::{CallContext, CallLimit};
 use crate::session::Call;
 use gfs_core::ids::InodeId;
-use gfs_core::meta::request::{Credentials, FlushedFile, Refusal, Reply, Request};
+use gfs_core::meta::request::{Attributes, Credentials, FlushedFile, Refusal, Reply, Request};
 use gfs_proto::convert::reply_from_wire;
 use gfs_proto::v1::{self, request::Kind, server_message::Body as Said};
 use std::collections::BTreeSet;
@@ -19,6 +20,11 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_millis(50);
 /// A flush is asked until it is answered or its session is lost: nobody but the session can say what became of it.
 const PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Files that the master shows after a flush, and when it was asked.
+type AfterFlush = (Vec<v1::ShownFile>, Stamp);
+/// What a flush came to: what was not taken over, and what is shown.
+type Flushed = (Vec<(u32, Refusal)>, AfterFlush);
 
 /// Runs until the client is gone.
 pub(crate) async fn run(client: std::sync::Weak<crate::client::Inner>, delegations: Arc<Delegations>) {
@@ -42,7 +48,7 @@ impl Client {
             return;
         }
         match self.tell(&reports, &unknown).await {
-            Ok(refused) => self.conclude_flush(&reports, &refused),
+            Ok((refused, after)) => self.conclude_flush(&reports, &refused, after),
             Err(error) => {
                 tracing::warn!(%error, files = reports.len(), "changes that were not told to the master are lost");
                 reports.iter().for_each(|report| self.inner.session.lose(&report.held));
@@ -50,7 +56,7 @@ impl Client {
         }
     }
 
-    async fn tell(&self, reports: &[Report], unknown: &BTreeSet<InodeId>) -> Result<Vec<(u32, Refusal)>, ClientError> {
+    async fn tell(&self, reports: &[Report], unknown: &BTreeSet<InodeId>) -> Result<Flushed, ClientError> {
         let mut files: Vec<FlushedFile> = reports.iter().map(|report| report.file.clone()).collect();
         files.extend(unknown.iter().map(|inode| FlushedFile { inode: *inode, ..FlushedFile::default() }));
         let mut request = v1::Request::from(&Request::Flush { files });
@@ -62,20 +68,35 @@ impl Client {
         }
         let credentials = (&Credentials::default()).into();
         let limit = CallLimit::within(PATIENCE);
-        let (said, _) = self.inner.session.call("flush", Call::Mutate { credentials, request }, &limit).await?;
-        let Said::Reply(reply) = said else { return Err(ClientError::malformed("answer to a flush")) };
+        let (said, stamp) = self.inner.session.call("flush", Call::Mutate { credentials, request }, &limit).await?;
+        let Said::Reply(mut reply) = said else { return Err(ClientError::malformed("answer to a flush")) };
+        let shown = std::mem::take(&mut reply.shown);
         match reply_from_wire(reply)? {
-            Reply::Flushed(refused) => Ok(refused),
+            Reply::Flushed(refused) => Ok((refused, (shown, stamp))),
             Reply::Refused(refusal) => Err(refusal.into()),
             _ => Err(ClientError::malformed("answer to a flush")),
         }
     }
 
-    fn conclude_flush(&self, reports: &[Report], refused: &[(u32, Refusal)]) {
+    fn conclude_flush(&self, reports: &[Report], refused: &[(u32, Refusal)], (mut shown, stamp): AfterFlush) {
+        let Inner { grants, .. } = &*self.inner;
         let ended: Vec<InodeId> = reports.iter().filter(|report| report.ends).map(|of| of.file.inode).collect();
+        // Others may have changed some since.
+        shown.retain(|file| {
+            let inode = file.attributes.as_ref().map(|attributes| InodeId(attributes.inode));
+            inode.is_some_and(|inode| !grants.marked(inode, stamp, Against::All))
+        });
         // What was asked for before is not to be cached: it may show the file as the master knew it then.
         self.in_doubt(&ended, &[]);
-        let order = self.inner.grants.stamp().order;
+        let order = grants.stamp().order;
+        let windows = |of: &Attributes| {
+            let report = reports.iter().find(|report| report.file.inode == of.inode);
+            report
+                .and_then(|report| report.window(of.size, self.inner.chunk_size))
+                .map(|window| (0, window))
+                .into_iter()
+        };
+        self.take_shown(shown, Stamp { order, ..stamp }, |of| windows(of).collect());
         for (at, report) in (0..).zip(reports) {
             if report.closes && report.held.take_closed() {
                 self.inner.session.closed_file(report.file.inode.0);

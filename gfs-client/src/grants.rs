@@ -6,11 +6,14 @@
 //! This room never talks to the master itself.
 
 use crate::complete::CompleteDirectories;
+use crate::liveness::Liveness;
+use crate::names::{Entry, KnownNames};
 use gfs_core::ids::InodeId;
+use gfs_core::meta::grants::PASSED_ON_MS;
 use gfs_core::meta::request::Attributes;
 use gfs_proto::v1;
 use parking_lot::{Mutex, RwLock};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -56,6 +59,11 @@ impl Ticket {
 
     pub(crate) fn expires(&self) -> Instant {
         self.expires
+    }
+
+    /// As if what it covers had been asked for when it began to hold.
+    pub(crate) fn stamp(&self, granted: Duration) -> Stamp {
+        Stamp { order: self.order, sent: self.expires - granted }
     }
 }
 
@@ -159,6 +167,20 @@ pub(crate) struct Grants {
     delivering: RwLock<()>,
     /// Directories whose absences need no question.
     pub(crate) complete: CompleteDirectories,
+    names: KnownNames,
+    pub(crate) liveness: Arc<Liveness>,
+}
+
+/// An own mutation of names that is on its way.
+pub(crate) struct Changing {
+    grants: Arc<Grants>,
+    entries: Vec<Entry>,
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.grants.names.end_change(&self.entries);
+    }
 }
 
 impl Grants {
@@ -172,7 +194,10 @@ impl Grants {
         let mut marks = self.marks.lock();
         let order = self.order.fetch_add(1, Ordering::SeqCst) + 1;
         marks.mark(order, inodes, entries);
-        entries.iter().for_each(|(parent, _)| self.complete.forget(*parent));
+        for entry in entries {
+            self.complete.forget(entry.0);
+            self.names.forget(entry);
+        }
     }
 
     /// Marks an inode whose size or times this session's own write changed.
@@ -195,6 +220,7 @@ impl Grants {
         let order = self.order.fetch_add(1, Ordering::SeqCst) + 1;
         *marks = Marks { floor: order, moved: order, ..Marks::default() };
         self.complete.clear();
+        self.names.clear();
     }
 
     /// Whether an inode was marked after a request was sent.
@@ -203,8 +229,25 @@ impl Grants {
     }
 
     /// An own mutation of these names goes out: what is known of their directories no longer tells of them.
-    pub(crate) fn begin(&self, entries: &[(InodeId, Vec<u8>)]) {
+    pub(crate) fn begin(self: &Arc<Self>, entries: &[Entry]) -> Changing {
         entries.iter().for_each(|(parent, name)| self.complete.name(*parent, name));
+        self.names.begin_change(entries);
+        Changing { grants: self.clone(), entries: entries.to_vec() }
+    }
+
+    /// An answer says what a name stands for, or that it stands for nothing.
+    pub(crate) fn learn(&self, entry: Entry, target: Option<InodeId>, grant: &Grant) {
+        // The lock keeps a mark from coming in between.
+        let marks = self.marks.lock();
+        let marked = marks.entries.get(&entry).is_some_and(|mark| *mark > grant.ticket.order);
+        if !grant.duration.is_zero() && !marked && grant.ticket.order >= marks.floor {
+            self.names.put(entry, target, grant.ticket.expires);
+        }
+    }
+
+    /// What a name stands for, if that is known without a question, and until when it is.
+    pub(crate) fn name(&self, entry: &Entry) -> Option<(Option<InodeId>, Instant)> {
+        self.names.get(entry).filter(|_| self.liveness.is_live())
     }
 
     /// This session made a directory, and `grant` comes from the reply: all of its names, none, are known.
@@ -227,7 +270,7 @@ impl Grants {
     /// Whether a name is known to be absent without a question, and for how long.
     pub(crate) fn absence(&self, directory: InodeId, name: &[u8]) -> Option<Grant> {
         let stamp = self.stamp();
-        let expires = self.complete.absent(directory, name)?;
+        let expires = self.complete.absent(directory, name).filter(|_| self.liveness.is_live())?;
         let duration = expires.saturating_duration_since(stamp.sent);
         let entry = Some((directory, name.to_vec()));
         Some(Grant {
@@ -255,9 +298,13 @@ impl Grants {
         Grant { duration, ticket: Ticket { order, expires, ..grant.ticket } }
     }
 
+    /// For how long an answer may be passed on to a cache that cannot be emptied at once.
     fn remaining(&self, ticket: &Ticket) -> Duration {
-        let dead = self.marks.lock().dead(ticket);
-        if dead { Duration::ZERO } else { ticket.expires.saturating_duration_since(Instant::now()) }
+        if self.marks.lock().dead(ticket) {
+            return Duration::ZERO;
+        }
+        let granted = ticket.expires.saturating_duration_since(Instant::now());
+        granted.min(self.liveness.remaining()).min(PASSED_ON)
     }
 
     /// Runs `hand_over` with the time for which the answer may still be cached. No invalidation is acknowledged meanwhile, so
@@ -279,21 +326,32 @@ pub(crate) enum Recall {
     Reset,
 }
 
-/// The queue to the thread that carries recalls out.
+/// What was passed on is forgotten after that.
+const PASSED_ON: Duration = Duration::from_millis(PASSED_ON_MS);
+
+/// Invalidations that are not acknowledged, by connection and number, and when they came.
+type Unacknowledged = BTreeMap<(u64, u64), Instant>;
+
+/// The queue to the thread that carries recalls out. What it has not carried out for longer than anything passed on lives is acknowledged all
+/// the same: it may wait for a system call of this machine that waits for another client, which may wait for us.
 pub(crate) struct Recaller {
     queue: mpsc::Sender<Recall>,
     invalidator: Arc<Mutex<Option<Arc<dyn Invalidator>>>>,
+    unacknowledged: Arc<Mutex<Unacknowledged>>,
 }
 
 /// Recalls that may wait for the kernel; beyond them the connection is given up and grants run out by themselves.
 const MAX_RECALLS: usize = 4096;
 
 impl Recaller {
-    /// Starts the thread. `acknowledge(connection, id)` is called after each invalidation. The thread ends with the recaller.
+    /// Starts the thread. `acknowledge(connection, id)` is called after each invalidation that was not overdue. The thread ends with the
+    /// recaller.
     pub(crate) fn start(grants: Arc<Grants>, acknowledge: impl Fn(u64, u64) + Send + 'static) -> std::io::Result<Self> {
         let (queue, mut recalls) = mpsc::channel(MAX_RECALLS);
         let invalidator: Arc<Mutex<Option<Arc<dyn Invalidator>>>> = Arc::default();
         let shared = invalidator.clone();
+        let unacknowledged: Arc<Mutex<Unacknowledged>> = Arc::default();
+        let waiting = unacknowledged.clone();
         std::thread::Builder::new().name("gfs-recall".into()).spawn(move || {
             while let Some(recall) = recalls.blocking_recv() {
                 grants.wait_for_deliveries();
@@ -305,12 +363,14 @@ impl Recaller {
                             let (inodes, entries) = named(&message);
                             target.invalidate(&inodes, &entries);
                         }
-                        acknowledge(connection, message.id);
+                        if waiting.lock().remove(&(connection, message.id)).is_some() {
+                            acknowledge(connection, message.id);
+                        }
                     }
                 }
             }
         })?;
-        Ok(Self { queue, invalidator })
+        Ok(Self { queue, invalidator, unacknowledged })
     }
 
     /// Sets who is told.
@@ -320,7 +380,20 @@ impl Recaller {
 
     /// Queues a recall; false when the queue is full.
     pub(crate) fn push(&self, recall: Recall) -> bool {
+        if let Recall::Invalidate { connection, message } = &recall {
+            self.unacknowledged.lock().insert((*connection, message.id), Instant::now());
+        }
         self.queue.try_send(recall).is_ok()
+    }
+
+    /// Takes what is to be acknowledged although it was not carried out yet: nothing that it was about lives any more.
+    pub(crate) fn take_overdue(&self) -> Vec<(u64, u64)> {
+        let mut waiting = self.unacknowledged.lock();
+        let overdue: Vec<_> = waiting.iter().filter(|(_, at)| at.elapsed() > PASSED_ON).map(|(key, _)| *key).collect();
+        for key in &overdue {
+            waiting.remove(key);
+        }
+        overdue
     }
 }
 

@@ -4,8 +4,9 @@
 //! size may be used only while the master's grant on the inode lives.
 
 use crate::grants::{Against, Grant, Grants, Keys, Stamp, Ticket};
+use crate::liveness::Liveness;
 use gfs_core::ids::{ChunkHandle, InodeId, ServerId};
-use gfs_core::meta::request::{Attributes, ChunkLocation, Configuration, ServerAddress, Stored};
+use gfs_core::meta::request::{Attributes, ChunkLocation, Configuration, FileType, ServerAddress, Stored};
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -180,10 +181,15 @@ struct CachedFile {
     attributes: Attributes,
     expires: Instant,
     windows: BTreeMap<u32, Window>,
+    /// The times are right too: this session has not written since.
+    timed: bool,
+    /// It may be opened for reading without a question, its pages in this era; 0: it may not.
+    pages_era: u64,
 }
 
 /// Attributes and layouts of files under a live grant.
 pub(crate) struct FileCache {
+    liveness: Arc<Liveness>,
     files: Mutex<LruCache<InodeId, CachedFile>>,
     /// With the end of their grants.
     directories: Mutex<LruCache<InodeId, (Attributes, Instant)>>,
@@ -194,6 +200,8 @@ pub(crate) struct Fresh<'a> {
     pub(crate) attributes: &'a Attributes,
     pub(crate) stamp: Stamp,
     pub(crate) grant_ms: u32,
+    /// As the answer says; `None`: it does not.
+    pub(crate) pages_era: Option<u64>,
 }
 
 impl Fresh<'_> {
@@ -208,9 +216,31 @@ impl Fresh<'_> {
     }
 }
 
+impl CachedFile {
+    fn new(fresh: &Fresh<'_>, windows: BTreeMap<u32, Window>) -> Self {
+        Self {
+            attributes: fresh.attributes.clone(),
+            expires: fresh.expires(),
+            windows,
+            timed: true,
+            pages_era: fresh.pages_era.unwrap_or(0),
+        }
+    }
+
+    fn take(&mut self, fresh: &Fresh<'_>) {
+        if is_newer(&self.attributes, fresh.attributes) {
+            self.attributes = fresh.attributes.clone();
+            self.timed = true;
+        }
+        self.expires = self.expires.max(fresh.expires());
+        self.pages_era = fresh.pages_era.unwrap_or(self.pages_era);
+    }
+}
+
 impl FileCache {
-    pub(crate) fn new() -> Self {
-        Self { files: Mutex::new(LruCache::new(MAX_FILES)), directories: Mutex::new(LruCache::new(MAX_DIRECTORIES)) }
+    pub(crate) fn new(liveness: Arc<Liveness>) -> Self {
+        let (files, directories) = (LruCache::new(MAX_FILES), LruCache::new(MAX_DIRECTORIES));
+        Self { liveness, files: Mutex::new(files), directories: Mutex::new(directories) }
     }
 
     /// Takes an answer to a question, with the windows that it told of.
@@ -222,20 +252,14 @@ impl FileCache {
         let inode = fresh.attributes.inode;
         match files.get_mut(&inode).filter(|file| file.expires > Instant::now()) {
             Some(file) => {
-                file.attributes = newer(&file.attributes, fresh.attributes).clone();
-                file.expires = file.expires.max(fresh.expires());
+                file.take(fresh);
                 file.windows.extend(windows);
                 while file.windows.len() > MAX_WINDOWS {
                     file.windows.pop_first();
                 }
             }
             None => {
-                let file = CachedFile {
-                    attributes: fresh.attributes.clone(),
-                    expires: fresh.expires(),
-                    windows: windows.into_iter().collect(),
-                };
-                files.put(inode, file);
+                files.put(inode, CachedFile::new(fresh, windows.into_iter().collect()));
             }
         }
     }
@@ -251,8 +275,7 @@ impl FileCache {
         }
         match files.get_mut(&inode).filter(|file| file.expires > Instant::now()) {
             Some(file) => {
-                file.attributes = newer(&file.attributes, fresh.attributes).clone();
-                file.expires = file.expires.max(fresh.expires());
+                file.take(fresh);
                 for (index, handle) in attached {
                     if let Some(window) = file.windows.get_mut(&(index - index % WINDOW)) {
                         window.insert(*index, *handle);
@@ -260,12 +283,7 @@ impl FileCache {
                 }
             }
             None => {
-                let file = CachedFile {
-                    attributes: fresh.attributes.clone(),
-                    expires: fresh.expires(),
-                    windows: BTreeMap::new(),
-                };
-                files.put(inode, file);
+                files.put(inode, CachedFile::new(fresh, BTreeMap::new()));
             }
         }
     }
@@ -273,7 +291,7 @@ impl FileCache {
     /// Attributes and the asked chunks, when all of it is known under a live grant.
     pub(crate) fn get(&self, inode: InodeId, first: u32, last: u32) -> Option<(Attributes, Window)> {
         let mut files = self.files.lock();
-        let file = files.get(&inode).filter(|file| file.expires > Instant::now())?;
+        let file = files.get(&inode).filter(|file| file.expires > Instant::now() && self.liveness.is_live())?;
         let mut found = Window::new();
         let mut start = first - first % WINDOW;
         while start <= last {
@@ -285,10 +303,44 @@ impl FileCache {
         Some((file.attributes.clone(), found))
     }
 
-    /// Attributes alone, under a live grant.
+    fn live<R>(&self, inode: InodeId, take: impl FnOnce(&CachedFile) -> Option<R>) -> Option<R> {
+        if !self.liveness.is_live() {
+            return None;
+        }
+        self.files.lock().get(&inode).filter(|file| file.expires > Instant::now()).and_then(take)
+    }
+
+    /// Attributes alone, under a live grant. The times of a file that this session writes may be old.
     pub(crate) fn attributes(&self, inode: InodeId) -> Option<Attributes> {
-        let mut files = self.files.lock();
-        files.get(&inode).filter(|file| file.expires > Instant::now()).map(|file| file.attributes.clone())
+        self.live(inode, |file| Some(file.attributes.clone()))
+    }
+
+    /// Attributes that are right in all, under a live grant, which ends then.
+    pub(crate) fn exact(&self, inode: InodeId) -> Option<(Attributes, Instant)> {
+        self.live(inode, |file| file.timed.then(|| (file.attributes.clone(), file.expires)))
+    }
+
+    /// What an open for reading would be answered, when it needs no question: the attributes, the end of their grant, the era of pages.
+    pub(crate) fn openable(&self, inode: InodeId) -> Option<(Attributes, Instant, u64)> {
+        let is_file = |file: &CachedFile| file.attributes.file_type == FileType::File;
+        self.live(inode, |file| {
+            let openable = file.timed && file.pages_era != 0 && is_file(file);
+            openable.then(|| (file.attributes.clone(), file.expires, file.pages_era))
+        })
+    }
+
+    /// This session writes a file: its times move without a word.
+    pub(crate) fn times_move(&self, inode: InodeId) {
+        if let Some(file) = self.files.lock().peek_mut(&inode) {
+            file.timed = false;
+        }
+    }
+
+    /// Takes the answer to an own mutation: what was known before is dropped already, and the grant holds from then on.
+    pub(crate) fn concluded(&self, grants: &Grants, attributes: &Attributes, grant: &Grant, pages_era: u64) {
+        let stamp = grant.ticket.stamp(grant.duration);
+        let grant_ms = grant.duration.as_millis() as u32;
+        self.insert(grants, &Fresh { attributes, stamp, grant_ms, pages_era: Some(pages_era) }, Vec::new());
     }
 
     /// Takes a directory as this session's own mutation left it.
@@ -303,7 +355,7 @@ impl FileCache {
     pub(crate) fn directory(&self, grants: &Grants, inode: InodeId) -> Option<(Attributes, Grant)> {
         let stamp = grants.stamp();
         let mut directories = self.directories.lock();
-        let (attributes, expires) = directories.get(&inode)?;
+        let (attributes, expires) = directories.get(&inode).filter(|_| self.liveness.is_live())?;
         let left = expires.checked_duration_since(stamp.sent).filter(|left| !left.is_zero())?;
         let keys = Keys { inodes: vec![inode], ..Keys::default() };
         Some((attributes.clone(), Grant::new(stamp, left.as_millis() as u32, keys)))
@@ -329,10 +381,10 @@ impl FileCache {
     }
 }
 
-/// The later of two answers of one master: its clock never goes back, and of two in one batch the longer file is the later one, since
-/// what shortens a file drops what was known.
-fn newer<'a>(known: &'a Attributes, fresh: &'a Attributes) -> &'a Attributes {
-    if (fresh.ctime, fresh.size) >= (known.ctime, known.size) { fresh } else { known }
+/// Whether an answer is later than what is known: the clock of one master never goes back, and of two in one batch the longer file is the
+/// later one, since what shortens a file drops what was known.
+fn is_newer(known: &Attributes, fresh: &Attributes) -> bool {
+    (fresh.ctime, fresh.size) >= (known.ctime, known.size)
 }
 
 /// Cuts chunks of an answer into whole windows; `first` is a multiple of the window's length.
@@ -346,7 +398,7 @@ pub(crate) fn windows_of(first: u32, count: u32, chunks: &[ChunkLocation]) -> Ve
 mod tests {
     use super::*;
     use gfs_core::ids::{BlockVersion, Epoch, Sequence};
-    use gfs_core::meta::request::{FileType, Timestamp};
+    use gfs_core::meta::request::Timestamp;
 
     const FILE: InodeId = InodeId(9);
 
@@ -373,7 +425,7 @@ mod tests {
     }
 
     fn fresh(attributes: &Attributes, stamp: Stamp) -> Fresh<'_> {
-        Fresh { attributes, stamp, grant_ms: 60_000 }
+        Fresh { attributes, stamp, grant_ms: 60_000, pages_era: None }
     }
 
     fn size(cache: &FileCache) -> Option<u64> {
@@ -382,7 +434,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_an_invalidation_overtook_is_not_kept() {
-        let (grants, cache) = (Grants::default(), FileCache::new());
+        let (grants, cache) = (Grants::default(), FileCache::new(Arc::default()));
         let stamp = grants.stamp();
         grants.mark(&[FILE], &[]);
         cache.drop_inodes(&[FILE]);
@@ -394,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_question_from_before_an_own_commit_never_hides_it() {
-        let (grants, cache) = (Grants::default(), FileCache::new());
+        let (grants, cache) = (Grants::default(), FileCache::new(Arc::default()));
         let question = grants.stamp();
         let commit = grants.stamp();
         cache.committed(&grants, &fresh(&attributes(10, 2), commit), &[]);
@@ -404,18 +456,22 @@ mod tests {
 
     #[test]
     fn commits_that_are_answered_out_of_order_leave_the_later_state() {
-        let (grants, cache) = (Grants::default(), FileCache::new());
+        let (grants, cache) = (Grants::default(), FileCache::new(Arc::default()));
         let (first, second) = (grants.stamp(), grants.stamp());
         cache.committed(&grants, &fresh(&attributes(20, 3), second), &[]);
         cache.committed(&grants, &fresh(&attributes(10, 2), first), &[]);
         assert_eq!(size(&cache), Some(20));
-        cache.committed(&grants, &Fresh { attributes: &attributes(30, 4), stamp: grants.stamp(), grant_ms: 0 }, &[]);
+        cache.committed(
+            &grants,
+            &Fresh { attributes: &attributes(30, 4), stamp: grants.stamp(), grant_ms: 0, pages_era: None },
+            &[],
+        );
         assert_eq!(size(&cache), None);
     }
 
     #[test]
     fn a_layout_is_known_window_by_window_and_grows_with_commits() {
-        let (grants, cache) = (Grants::default(), FileCache::new());
+        let (grants, cache) = (Grants::default(), FileCache::new(Arc::default()));
         let location = |index| ChunkLocation {
             index,
             handle: ChunkHandle(100 + u64::from(index)),

@@ -61,7 +61,7 @@ impl Default for MasterConfig {
             log_level: "info".into(),
             log_dir: None,
             session_lease_ms: 10_000,
-            grant_ms: 1_000,
+            grant_ms: GrantOptions::default().long_ms,
             server_lease_ms: 1_600,
             heartbeat_ms: 200,
             suspicion_ms: 400,
@@ -105,8 +105,8 @@ impl MasterConfig {
         if self.server_lease_ms < 2 * self.suspicion_ms {
             return bad("server_lease_ms", self.server_lease_ms, "must be at least twice suspicion_ms");
         }
-        if self.session_lease_ms < 1_000 || self.session_lease_ms < u64::from(self.grant_ms) {
-            return bad("session_lease_ms", self.session_lease_ms, "must be at least 1000 and grant_ms");
+        if self.session_lease_ms < 1_000 {
+            return bad("session_lease_ms", self.session_lease_ms, "must be at least 1000");
         }
         Ok(())
     }
@@ -131,7 +131,7 @@ impl MasterConfig {
                 heartbeat_ms: self.heartbeat_ms,
                 suspicion_ms: self.suspicion_ms,
             },
-            grants: GrantOptions { grant_ms: self.grant_ms, ..GrantOptions::default() },
+            grants: GrantOptions { long_ms: self.grant_ms, ..GrantOptions::default() },
             settle: Duration::from_millis(self.settle_ms),
             replace_after: Duration::from_millis(self.replace_after_ms),
             open_files: self.open_files,

@@ -1,7 +1,7 @@
 //! One file that this session holds: what was done to it, how far the master knows that, and which answered writes are still to be carried out.
 
 use crate::grants::Grant;
-use crate::locations::{Locations, Window};
+use crate::locations::{Locations, WINDOW, Window};
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId};
 use gfs_core::meta::delegations as rules;
 use gfs_core::meta::request::{AttributeChanges, Attributes, Credentials, FlushedFile, Timestamp, UsedChunk};
@@ -106,6 +106,16 @@ pub(crate) struct Report {
     pub(crate) closes: bool,
     attributes: Attributes,
     version: u64,
+    /// All chunks that are attached.
+    chunks: Window,
+}
+
+impl Report {
+    /// The first window of the file, when it holds all of it.
+    pub(crate) fn window(&self, size: u64, chunk_size: u64) -> Option<Window> {
+        let whole = size.div_ceil(chunk_size) <= u64::from(WINDOW);
+        (whole && self.chunks.keys().all(|index| *index < WINDOW)).then(|| self.chunks.clone())
+    }
 }
 
 impl State {
@@ -377,7 +387,8 @@ impl Held {
             file.changes = rules::difference(&state.told, &state.attributes);
         }
         let (attributes, version) = (state.attributes.clone(), state.version);
-        Some(Report { held: self.clone(), file, ends, closes: ends && state.closed, attributes, version })
+        let chunks = if ends { state.chunks.clone() } else { Window::new() };
+        Some(Report { held: self.clone(), file, ends, closes: ends && state.closed, attributes, version, chunks })
     }
 
     /// When the master is to be told something of it.

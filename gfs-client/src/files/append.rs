@@ -55,6 +55,9 @@ impl OpenFile {
     /// # Errors
     /// As `write`. After `TimedOut` and `Interrupted` the record may have been appended.
     pub async fn append(&self, context: &CallContext, data: Bytes, clear_suid: bool) -> Result<u64, ClientError> {
+        if let Some(landed) = self.append_behind(context, &data).await? {
+            return Ok(landed);
+        }
         let behalf = self.client().inner.data.call();
         self.client().settle(self.inner.inode, context).await?;
         self.check_writable()?;

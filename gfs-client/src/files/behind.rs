@@ -1,6 +1,7 @@
-//! Writes that are answered before the replicas have them: those at the beginning of new files that this session holds.
+//! Writes that are answered before the replicas have them: those at the beginning of new files that this session holds, and little ones
+//! anywhere in them.
 //!
-//! What a program writes into a small new file waits here, at most some megabytes, and goes to the replicas in the order in which it was
+//! What a program writes into such a file waits here, at most some megabytes, and goes to the replicas in the order in which it was
 //! written, pieces that follow each other as one. Everything else that is done to the file's bytes, and its end of being held, waits until
 //! nothing waits here: nobody else is shown the file before. Nothing is taken when the cluster is nearly full, so that ENOSPC comes with
 //! the write. What fails is told once, by the next write, flush or sync of the file, or by a sync of everything.
@@ -22,8 +23,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// Only the first bytes of a file are taken: small files gain by it, large ones keep the servers busy anyway.
+/// Only the first bytes of a file are taken: small files gain by it, large writes keep the servers busy anyway.
 const SMALL: u64 = 4 << 20;
+/// Beyond them, writes up to this length are taken: one after the other, each would wait for all replicas.
+const LITTLE: usize = 32 << 10;
 /// Bytes that may wait in all files of a client.
 const MOST: usize = 16 << 20;
 /// A piece counts as so many bytes at least: small ones cost time, and more memory than their bytes.
@@ -258,10 +261,36 @@ impl OpenFile {
         data: Bytes,
         clear_suid: bool,
     ) -> Result<(), ClientError> {
-        if !data.is_empty() && self.end_of(offset, data.len() as u64)? <= SMALL && self.queue(offset, &data)? {
+        let taken = data.len() <= LITTLE || self.end_of(offset, data.len() as u64)? <= SMALL;
+        if taken && !data.is_empty() && self.queue(offset, &data)? {
             return Ok(());
         }
         self.write(context, offset, data, clear_suid).await
+    }
+
+    /// As `append`, but may return before the replicas have the record, when nobody but this client can tell: where the file ends is for
+    /// this session alone to say then. `None` when it has to be appended now.
+    ///
+    /// # Errors
+    /// As `append`.
+    pub(super) async fn append_behind(&self, context: &CallContext, data: &Bytes) -> Result<Option<u64>, ClientError> {
+        let delegations = &self.client().inner.delegations;
+        if data.is_empty() || data.len() > LITTLE || delegations.get(self.inner.inode).is_none() {
+            return Ok(None);
+        }
+        let _turn = context.limit.run("append", self.state().appending.lock()).await?;
+        loop {
+            let held = delegations.get(self.inner.inode).and_then(|held| held.attributes());
+            let Some((attributes, _)) = held else { return Ok(None) };
+            self.end_of(attributes.size, data.len() as u64)?;
+            if self.queue(attributes.size, data)? {
+                return Ok(Some(attributes.size));
+            }
+            if !self.state().behind.is_busy() {
+                return Ok(None);
+            }
+            self.state().drained(context).await?;
+        }
     }
 
     /// What could not be written after it was answered; told once.
@@ -284,7 +313,8 @@ impl OpenFile {
         let session = inner.session.data_session();
         let Some(held) = inner.delegations.get(self.inner.inode) else { return Ok(false) };
         self.check_writable()?;
-        if inner.delegations.loose().is_some() || !self.client().has_ample_room() {
+        let lost = inner.lost_tails.contains(self.inner.inode);
+        if lost || inner.delegations.loose().is_some() || !self.client().has_ample_room() {
             return Ok(false);
         }
         let cost = data.len().max(LEAST) as u32;

@@ -36,7 +36,7 @@ impl LostTails {
         self.0.lock().clear();
     }
 
-    fn contains(&self, inode: InodeId) -> bool {
+    pub(crate) fn contains(&self, inode: InodeId) -> bool {
         self.0.lock().contains(&inode)
     }
 

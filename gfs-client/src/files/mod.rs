@@ -100,6 +100,8 @@ struct Filling {
 #[derive(Default)]
 pub(crate) struct FileState {
     handles: AtomicUsize,
+    /// Handles that may write.
+    writers: AtomicUsize,
     dirty: Mutex<Dirty>,
     /// One sync at a time: a second one must not return before the first.
     syncing: tokio::sync::Mutex<()>,
@@ -120,10 +122,19 @@ pub(crate) struct FileStates {
 }
 
 impl FileStates {
-    fn open(&self, inode: InodeId) -> Arc<FileState> {
+    fn open(&self, inode: InodeId, access: Access) -> Arc<FileState> {
         let state = self.files.lock().entry(inode).or_default().clone();
         state.handles.fetch_add(1, Ordering::AcqRel);
+        if access != Access::Read {
+            state.writers.fetch_add(1, Ordering::AcqRel);
+        }
         state
+    }
+
+    /// Whether this client has a file open for writing, or still writes to it: only the master knows its attributes then, unless it is held.
+    pub(crate) fn is_written(&self, inode: InodeId) -> bool {
+        let files = self.files.lock();
+        files.get(&inode).is_some_and(|state| state.writers.load(Ordering::Acquire) > 0 || !state.behind.is_clean())
     }
 
     /// A handle was closed. Returns whether it was the last.
@@ -206,6 +217,9 @@ impl Handle {
         if !inner.delegations.get(self.inode).is_some_and(|held| held.close()) {
             inner.session.close_file(self.inode.0, open_mode_to_wire(self.counted));
         }
+        if self.counted.access != Access::Read {
+            self.state.writers.fetch_sub(1, Ordering::AcqRel);
+        }
         if inner.files.close(self.inode, &self.state) {
             inner.locks.forget(self.inode);
         }
@@ -230,7 +244,7 @@ impl std::fmt::Debug for OpenFile {
 impl OpenFile {
     /// A handle on what the master has just opened.
     pub(crate) fn new(client: Client, inode: InodeId, access: Access) -> Self {
-        let state = client.inner.files.open(inode);
+        let state = client.inner.files.open(inode, access);
         Self {
             inner: Arc::new(Handle {
                 client,

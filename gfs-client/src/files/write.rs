@@ -301,10 +301,12 @@ impl OpenFile {
             return Ok(());
         }
         self.state().dirty.lock().times = true;
+        self.client().inner.cache.times_move(inode);
         let call = Call::SoftTimes(v1::SoftTimes { inode: inode.0, clear_suid });
         let (said, _) = self.client().inner.session.call("write", call, &context.limit).await?;
         let Said::Reply(reply) = said else { return Err(ClientError::malformed("answer to times")) };
         self.client().inner.grants.mark_commit(inode);
+        self.client().inner.cache.times_move(inode);
         crate::client::refused(reply.refusal)
     }
 }
@@ -374,8 +376,8 @@ impl OpenFile {
         };
         let request = v1::Request { kind: Some(Kind::CommitWrite(wire)) };
         match self.client().mutate_wire("write", context, request).await {
-            Ok((reply, grant_ms, stamp)) => {
-                self.client().note_commit(inode, reply.attributes, stamp, grant_ms, &attached);
+            Ok((reply, stamp)) => {
+                self.client().note_commit(inode, reply, stamp, &attached);
                 used.iter().for_each(|used| locations.count_told(used.handle, used.stored.unwrap_or_default()));
                 Ok(Attempt::Done(()))
             }

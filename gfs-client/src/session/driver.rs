@@ -93,6 +93,9 @@ pub(super) async fn run(shared: Arc<Shared>, recaller: Arc<Recaller>) {
         let mut welcomed = false;
         let end = link.attempt(&address, &mut welcomed).await;
         shared.table.lock().disconnect();
+        // Nothing is heard any more of what others change. The stream is still there: when it ends the master counts on this.
+        shared.concerned.grants.mark_all();
+        shared.concerned.files.clear();
         if welcomed {
             rotation.failures = 0;
         }
@@ -267,6 +270,12 @@ impl Link {
                     if self.shared.table.lock().stalled(QUIET, patience) {
                         return End::Broken("the master does not answer".into());
                     }
+                    if self.shared.concerned.grants.liveness.wants_sign() {
+                        self.shared.table.lock().ask_sign();
+                    }
+                    for (connection, id) in self.recaller.take_overdue() {
+                        self.shared.acknowledge(connection, id);
+                    }
                 }
                 () = tokio::time::sleep_until(later.unwrap_or_else(Instant::now)), if later.is_some() => {
                     later = None;
@@ -302,6 +311,7 @@ impl Link {
                 if let (Step::Continue, Some(sent)) = (&step, sent) {
                     // A tenth for clocks that run apart.
                     self.shared.concerned.delegations.vouch(sent + self.lease * 9 / 10);
+                    self.shared.concerned.grants.liveness.vouch(sent, self.lease);
                 }
                 return step;
             }
@@ -309,7 +319,12 @@ impl Link {
         let (inodes, entries) = named(&message);
         self.shared.concerned.grants.mark(&inodes, &entries);
         self.shared.concerned.files.drop_inodes(&inodes);
-        self.shared.table.lock().heard();
+        {
+            let mut table = self.shared.table.lock();
+            table.heard();
+            // Before the acknowledgement: after it a file that is not known to be open may be freed.
+            table.tell_opens(Some(&inodes));
+        }
         if self.recaller.push(Recall::Invalidate { connection, message }) {
             Step::Continue
         } else {

@@ -18,6 +18,7 @@ use crate::grants::{Grants, Invalidator, Recaller};
 use crate::limit::{CallLimit, WaitsFor};
 use crate::locations::FileCache;
 use crate::locks::LockBook;
+use gfs_core::ids::InodeId;
 use gfs_core::meta::opens::{OpenAccess, OpenMode};
 use gfs_proto::convert::open_mode_to_wire;
 use gfs_proto::v1::{self, client_message::Body as Ask};
@@ -137,7 +138,7 @@ impl Session {
         let grants = concerned.grants.clone();
         let shared = Arc::new(Shared {
             options,
-            table: Mutex::new(Table::new(grants.clone())),
+            table: Mutex::new(Table::new(grants.clone(), concerned.files.clone())),
             concerned,
             data: Mutex::default(),
             phase: watch::Sender::new(Phase::Connecting("not tried yet".into())),
@@ -256,6 +257,16 @@ impl Session {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Holds a file open for reading without a word to the master. False when there are too many.
+    pub(crate) fn open_untold(&self, inode: InodeId, access: u32) -> bool {
+        self.shared.table.lock().open_untold(inode.0, access)
+    }
+
+    /// Before an own mutation that may take the last name of this file, or of any: the master is told first that it is open.
+    pub(crate) fn tell_opens(&self, inodes: Option<&[InodeId]>) {
+        self.shared.table.lock().tell_opens(inodes);
     }
 
     /// Tells the master that a file handle was closed.

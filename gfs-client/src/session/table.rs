@@ -8,6 +8,7 @@ use super::shown::Shown;
 use super::window::ConfirmWindow;
 use crate::error::ClientError;
 use crate::grants::{Grants, Stamp};
+use crate::locations::FileCache;
 use gfs_core::ids::InodeId;
 use gfs_core::meta::opens::OpenMode;
 use gfs_core::meta::request::Refusal;
@@ -74,8 +75,31 @@ struct Pending {
     abandoned: bool,
     /// The master was told to hold what it makes.
     promised: bool,
+    /// Of an abandoned mutation.
+    doubt: Option<Doubt>,
     answer: oneshot::Sender<Result<Arrival, ClientError>>,
     _permit: OwnedSemaphorePermit,
+}
+
+/// A mutation that nobody waits for any more may still be carried out: nothing is known until that is over, and nothing from before then.
+struct Doubt {
+    grants: Arc<Grants>,
+    files: Arc<FileCache>,
+}
+
+impl Doubt {
+    fn new(grants: &Arc<Grants>, files: &Arc<FileCache>) -> Self {
+        grants.liveness.doubt();
+        Self { grants: grants.clone(), files: files.clone() }
+    }
+}
+
+impl Drop for Doubt {
+    fn drop(&mut self) {
+        self.grants.mark_all();
+        self.files.clear();
+        self.grants.liveness.end_doubt();
+    }
 }
 
 /// What a message from the master means for the connection.
@@ -93,11 +117,14 @@ pub(super) enum Step {
     Final(ClientError),
 }
 
+/// Files held open that the master is not told of.
+const MAX_UNTOLD: usize = 4096;
 /// The tag of the probe; calls count from 1.
 pub(super) const PROBE_TAG: u64 = u64::MAX;
 
 pub(super) struct Table {
     grants: Arc<Grants>,
+    files: Arc<FileCache>,
     pub(super) session: u64,
     window: ConfirmWindow,
     next_tag: u64,
@@ -105,7 +132,10 @@ pub(super) struct Table {
     out: Option<mpsc::Sender<v1::ClientMessage>>,
     /// Counts connections; names the present one in acknowledgements.
     pub(super) connection: u64,
+    /// Files held open, by (inode, access as it is counted).
     opens: BTreeMap<(u64, u32), u32>,
+    /// Those of them that the master has not been told of.
+    untold: BTreeMap<(u64, u32), u32>,
     shown: Shown,
     recent: Recent,
     /// The present session has ended on the master's side.
@@ -121,9 +151,10 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(grants: Arc<Grants>) -> Self {
+    pub(super) fn new(grants: Arc<Grants>, files: Arc<FileCache>) -> Self {
         Self {
             grants,
+            files,
             session: 0,
             window: ConfirmWindow::default(),
             next_tag: 0,
@@ -131,6 +162,7 @@ impl Table {
             out: None,
             connection: 0,
             opens: BTreeMap::new(),
+            untold: BTreeMap::new(),
             shown: Shown::default(),
             recent: Recent::default(),
             expired: false,
@@ -165,6 +197,7 @@ impl Table {
             ever_sent: false,
             abandoned: false,
             promised: false,
+            doubt: None,
             answer,
             _permit: permit,
         };
@@ -209,8 +242,12 @@ impl Table {
 
     /// The caller waits no longer: an answer is still taken for its number, and undone where it holds something.
     pub(super) fn abandon(&mut self, tag: u64) {
-        if !self.withdraw(tag) {
-            self.pending.get_mut(&tag).into_iter().for_each(|pending| pending.abandoned = true);
+        if self.withdraw(tag) {
+            return;
+        }
+        if let Some(pending) = self.pending.get_mut(&tag) {
+            pending.abandoned = true;
+            pending.doubt = pending.call.request().map(|_| Doubt::new(&self.grants, &self.files));
         }
     }
 
@@ -240,6 +277,8 @@ impl Table {
     ) -> v1::Hello {
         self.handshaking = true;
         self.late_closes.clear();
+        // All are told now.
+        self.untold.clear();
         let open = |((inode, access), count): (&(u64, u32), &u32)| v1::OpenFile {
             inode: *inode,
             access: *access,
@@ -404,6 +443,36 @@ impl Table {
         }
     }
 
+    /// Holds a file open that the master need not be told of yet: whoever might free it asks first, and it is told then. False when there
+    /// are too many.
+    pub(super) fn open_untold(&mut self, inode: u64, access: u32) -> bool {
+        let key = (inode, access);
+        if self.untold.len() >= MAX_UNTOLD && !self.untold.contains_key(&key) {
+            return false;
+        }
+        *self.opens.entry(key).or_insert(0) += 1;
+        *self.untold.entry(key).or_insert(0) += 1;
+        true
+    }
+
+    /// Tells the master of these files, or of all, as far as they are open and it does not know.
+    pub(super) fn tell_opens(&mut self, inodes: Option<&[InodeId]>) {
+        let keys: Vec<(u64, u32)> = match inodes {
+            None => self.untold.keys().copied().collect(),
+            Some(inodes) => {
+                let of = |inode: &InodeId| (inode.0, 0)..=(inode.0, u32::MAX);
+                inodes.iter().flat_map(|inode| self.untold.range(of(inode)).map(|(key, _)| *key)).collect()
+            }
+        };
+        for (inode, access) in keys {
+            let count = self.untold.remove(&(inode, access)).unwrap_or(0);
+            self.next_tag += 1;
+            let open = v1::OpenFile { inode, access, count, pages_anyway: true, ..v1::OpenFile::default() };
+            // The answer says nothing that is not known.
+            self.tell_tagged(self.next_tag, Ask::Open(open));
+        }
+    }
+
     fn note_open(&mut self, call: &Call, said: &Said) {
         if let Some(key) = opened(call, said) {
             *self.opens.entry(key).or_insert(0) += 1;
@@ -447,6 +516,13 @@ impl Table {
     /// A file handle was closed.
     pub(super) fn close(&mut self, inode: u64, access: u32) {
         if !self.closed(inode, access) {
+            return;
+        }
+        if let Some(count) = self.untold.get_mut(&(inode, access)) {
+            *count -= 1;
+            if *count == 0 {
+                self.untold.remove(&(inode, access));
+            }
             return;
         }
         let close = v1::CloseFile { inode, access, count: 1 };

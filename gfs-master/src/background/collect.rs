@@ -36,9 +36,9 @@ impl Collector {
         }
     }
 
-    /// Orphans live while anybody holds them open; who does is known once all sessions have said so.
+    /// Orphans live while anybody holds them open; who does is known once all sessions have said so, and none owes a word.
     async fn orphans(&self, leader: &Leader) {
-        if !leader.sessions.all_reclaimed() {
+        if !leader.sessions.all_reclaimed() || leader.gate.is_owed() {
             return;
         }
         let inodes = leader.begin_reaping(ORPHANS);

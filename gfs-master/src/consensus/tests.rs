@@ -40,12 +40,16 @@ fn the_storage_passes_the_suite_of_openraft() {
 }
 
 async fn start(path: &Path, policy: CheckpointPolicy) -> RaftConsensus {
+    try_start(path, policy).await.unwrap()
+}
+
+async fn try_start(path: &Path, policy: CheckpointPolicy) -> Result<RaftConsensus, StartError> {
     loop {
         let dir = DataDir::open(path, FORMAT, None).unwrap();
         match RaftConsensus::start(dir, policy).await {
             // The tasks of the raft before this one let go of the log a moment after its shutdown.
             Err(StartError::Log(LogStoreError::Log(LogError::Locked { .. }))) => tokio::task::yield_now().await,
-            started => return started.unwrap(),
+            started => return started,
         }
     }
 }
@@ -156,8 +160,7 @@ async fn without_any_good_checkpoint_the_start_stops_with_one_line() {
     for (_, path) in checkpoint::list(dir.path()).unwrap() {
         std::fs::write(path, b"nothing").unwrap();
     }
-    let dir = DataDir::open(dir.path(), FORMAT, None).unwrap();
-    let error = RaftConsensus::start(dir, NEVER).await.err().unwrap().to_string();
+    let error = try_start(dir.path(), NEVER).await.err().unwrap().to_string();
     assert!(error.contains("no usable checkpoint") && !error.contains('\n'), "{error}");
 }
 

@@ -2,6 +2,7 @@
 //!
 //! This room owns the order of these steps. The steps themselves are the other rooms' of the leader.
 
+use super::opens::Granted;
 use super::times::Hold;
 use super::{Leader, ServeError};
 use crate::consensus::ConsensusError;
@@ -20,10 +21,26 @@ use tokio::sync::oneshot;
 pub struct Answered {
     /// The reply.
     pub reply: Reply,
-    /// For how many ms it may be cached.
-    pub grant_ms: u32,
+    /// For how long it may be cached.
+    pub granted: Granted,
+    /// Whose attributes it has changed, if that is known.
+    pub changed: Option<Vec<InodeId>>,
     /// The directories whose names changed, as they are now.
     pub parents: Vec<Attributes>,
+}
+
+/// A mutation that was carried out, now or before.
+struct Done {
+    request: Request,
+    reply: Reply,
+    /// Whose attributes it may have changed, if it was carried out now.
+    changed: Option<Vec<InodeId>>,
+}
+
+impl Done {
+    fn refused(command: ClientCommand, refusal: Refusal) -> Self {
+        Self { request: command.request, reply: Reply::Refused(refusal), changed: Some(Vec::new()) }
+    }
 }
 
 /// A mutation that was answered, or could not be.
@@ -80,18 +97,15 @@ impl Leader {
 
     async fn carry_out(self: &Arc<Self>, command: ClientCommand, waits: Waits) -> Outcome {
         let replayed = self.machine.state().replayed(command.id);
-        let (request, reply) = match replayed {
-            Some(reply) => (command.request, reply),
-            None => self.first_time(command.clone(), waits).await?,
+        let id = command.id;
+        let done = match replayed {
+            Some(reply) => Done { request: command.request, reply, changed: None },
+            None => self.first_time(command, waits).await?,
         };
-        self.follow_up(command.id, request, reply).await
+        self.follow_up(id, done).await
     }
 
-    async fn first_time(
-        self: &Arc<Self>,
-        mut command: ClientCommand,
-        waits: Waits,
-    ) -> Result<(Request, Reply), ServeError> {
+    async fn first_time(self: &Arc<Self>, mut command: ClientCommand, waits: Waits) -> Result<Done, ServeError> {
         let session = command.id.session;
         match &mut command.request {
             Request::SetLock { inode, lock } => {
@@ -104,7 +118,7 @@ impl Leader {
             Request::ReleaseLocks { owner, .. } => owner.session = session,
             Request::AllocateChunks { .. } => {
                 if let Some(refusal) = self.place(&mut command.request)? {
-                    return Ok((command.request, Reply::Refused(refusal)));
+                    return Ok(Done::refused(command, refusal));
                 }
             }
             Request::Barrier { times } => {
@@ -112,7 +126,7 @@ impl Leader {
                     self.flush_times(Duration::ZERO, Some(session)).await;
                 }
                 self.consensus.durable().await?;
-                return Ok((command.request, Reply::Done));
+                return Ok(Done { request: command.request, reply: Reply::Done, changed: Some(Vec::new()) });
             }
             _ => (),
         }
@@ -120,22 +134,23 @@ impl Leader {
     }
 
     /// Through the gate into the log. What has to wait for a cut of the file waits for it.
-    async fn commit(self: &Arc<Self>, mut command: ClientCommand) -> Result<(Request, Reply), ServeError> {
+    async fn commit(self: &Arc<Self>, mut command: ClientCommand) -> Result<Done, ServeError> {
         loop {
             let waits = self.machine.state().waits_for_shrink(&command.request);
             if waits && let Some(inode) = inode_of(&command.request) {
                 self.wait_for_shrink(inode).await?;
             }
-            let reply = self.commit_once(&mut command).await?;
+            let (reply, changed) = self.commit_once(&mut command).await?;
             let again =
                 reply == Reply::Refused(Refusal::Stale) && self.machine.state().waits_for_shrink(&command.request);
             if !again {
-                return Ok((command.request, reply));
+                return Ok(Done { request: command.request, reply, changed: Some(changed) });
             }
         }
     }
 
-    async fn commit_once(self: &Arc<Self>, command: &mut ClientCommand) -> Result<Reply, ServeError> {
+    /// Answers too whose attributes it may have changed.
+    async fn commit_once(self: &Arc<Self>, command: &mut ClientCommand) -> Result<(Reply, Vec<InodeId>), ServeError> {
         let session = command.id.session;
         let touched = self.machine.state().touched(&command.request);
         let inodes = touched.inodes.clone();
@@ -154,7 +169,7 @@ impl Leader {
             self.consensus.submit(proposal).await
         };
         if outcome == Err(ConsensusError::NoSpace) && can_be_refused(&command.request) {
-            return Ok(Reply::Refused(Refusal::NoSpace));
+            return Ok((Reply::Refused(Refusal::NoSpace), Vec::new()));
         }
         let reply = match outcome? {
             CommandReply::Client(reply) => reply,
@@ -167,7 +182,7 @@ impl Leader {
             hold.superseded(received);
         }
         drop(held);
-        Ok(reply)
+        Ok((reply, inodes))
     }
 
     async fn hold_times(&self, request: &mut Request) -> Option<Hold> {
@@ -189,7 +204,7 @@ impl Leader {
         inode: InodeId,
         lock: Lock,
         waits: Waits,
-    ) -> Result<(Request, Reply), ServeError> {
+    ) -> Result<Done, ServeError> {
         let call = self.locks.cancellable(command.id);
         loop {
             let turn = self.locks.acquire(inode).await;
@@ -200,7 +215,7 @@ impl Leader {
                 } else {
                     match self.locks.wait(state.locks(), inode, lock) {
                         Some(waiter) => Some(waiter),
-                        None => return Ok((command.request, Reply::Refused(Refusal::Deadlock))),
+                        None => return Ok(Done::refused(command, Refusal::Deadlock)),
                     }
                 }
             };
@@ -208,19 +223,20 @@ impl Leader {
                 let committed = self.commit(command.clone()).await;
                 drop(turn);
                 match committed {
-                    Ok((_, Reply::Refused(Refusal::WouldBlock))) if waits == Waits::Yes => continue,
+                    Ok(Done { reply: Reply::Refused(Refusal::WouldBlock), .. }) if waits == Waits::Yes => continue,
                     committed => return committed,
                 }
             };
             drop(turn);
             tokio::select! {
                 () = waiter.woken() => (),
-                () = call.cancelled() => return Ok((command.request, Reply::Refused(Refusal::Interrupted))),
+                () = call.cancelled() => return Ok(Done::refused(command, Refusal::Interrupted)),
             }
         }
     }
 
-    async fn follow_up(self: &Arc<Self>, id: OperationId, request: Request, mut reply: Reply) -> Outcome {
+    async fn follow_up(self: &Arc<Self>, id: OperationId, done: Done) -> Outcome {
+        let Done { request, mut reply, changed } = done;
         match &request {
             Request::SetLock { inode, .. } | Request::ReleaseLocks { inode, .. } => self.locks.wake(*inode),
             Request::Unlink { .. } | Request::Rename { .. } | Request::Rmdir { .. } => self.work.notify_one(),
@@ -239,9 +255,9 @@ impl Leader {
                 attributes.allocated = now.allocated;
             }
         }
-        let (grant_ms, parents) = self.grant_reply(id.session, &request, &reply);
+        let (granted, parents) = self.grant_reply(id.session, &request, &reply);
         self.times.show_reply(&mut reply);
-        Ok(Answered { reply, grant_ms, parents })
+        Ok(Answered { reply, granted, changed, parents })
     }
 }
 

@@ -39,13 +39,23 @@ impl Opens {
     }
 }
 
+/// What a session may do with an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Granted {
+    /// It may be cached for so many ms.
+    pub ms: u32,
+    /// The file may be opened for reading without a word, and its pages be kept in this era; 0: it may not.
+    pub pages_era: u64,
+}
+
 /// What became of an open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Held {
     /// As it is counted.
     pub mode: OpenMode,
-    /// It may write, and another session may have pages of the file: `end_page_grants` comes before the answer.
-    pub pages_elsewhere: bool,
+    /// It may write, and another session may have pages of the file, or open it without a word: `end_grants_of_readers` comes
+    /// before the answer.
+    pub used_elsewhere: bool,
 }
 
 /// Which of two opens can have the same pages: pages that were read in another era may be those of a write that nobody was told of.
@@ -110,29 +120,39 @@ impl Leader {
         let alone = known && opens.table.writers(inode).all(|writer| writer == session);
         let mode = OpenMode { pages: mode.pages && (alone || anyway), ..mode };
         opens.table.open(session, inode, mode, count).map_err(too_many)?;
-        let pages_elsewhere = mode.writes() && opens.table.page_users(inode).any(|user| user != session);
-        Ok(Held { mode, pages_elsewhere })
+        let used_elsewhere = mode.writes() && self.is_used_elsewhere(&opens.table, inode, session);
+        Ok(Held { mode, used_elsewhere })
     }
 
-    /// Other sessions than a writer lose their grants of a file of which they may have pages, and get none as long as it is open for
-    /// writing: their pages are good for one read then.
-    pub async fn end_page_grants(&self, writer: SessionId, inode: InodeId) {
+    /// Whether another session than a writer may have pages of a file, or open it without a word.
+    pub fn is_used_elsewhere(&self, opens: &OpenTable, inode: InodeId, writer: SessionId) -> bool {
+        self.gate.is_shared(inode, writer) || opens.page_users(inode).any(|user| user != writer)
+    }
+
+    /// Other sessions than a writer lose their grants of a file. Those that may have pages of it get none as long as it is open for
+    /// writing: their pages are good for one read then. The others get such as say that they are not alone.
+    pub async fn end_grants_of_readers(&self, writer: SessionId, inode: InodeId) {
         let touched = Touched { inodes: vec![inode], entries: Vec::new() };
         drop(self.gate.clear(&self.sessions, touched, writer).await);
     }
 
-    /// As `Gate::grant`, but nothing to a session that may have pages of a file that another may write.
-    pub(super) fn grant(&self, session: SessionId, items: &[(InodeId, Cached)]) -> u32 {
+    /// As `Gate::grant`, but nothing to a session that may have pages of a file that another may write. Says too whether `alone`, if it is
+    /// among the items, is open for writing nowhere else: its holder may open it without a word until the grant ends.
+    pub(super) fn grant(&self, session: SessionId, items: &[(InodeId, Cached)], alone: Option<InodeId>) -> Granted {
         // Kept until it is granted: a writer that opens later finds the grant.
         let opens = self.opens.lock();
+        let known = self.sessions.others_reclaimed(session);
+        let written = |inode: InodeId| !known || opens.table.writers(inode).any(|writer| writer != session);
         let uses = |inode: InodeId| opens.table.page_users(inode).any(|user| user == session);
-        let written = |inode: InodeId| {
-            !self.sessions.others_reclaimed(session) || opens.table.writers(inode).any(|writer| writer != session)
-        };
         let barred = |(inode, what): &(InodeId, Cached)| {
             *what == Cached::Attributes && opens.table.has_pages() && uses(*inode) && written(*inode)
         };
-        if items.iter().any(barred) { 0 } else { self.gate.grant(session, items) }
+        if items.iter().any(barred) {
+            return Granted::default();
+        }
+        let ms = self.gate.grant(session, items);
+        let alone = alone.filter(|inode| ms > 0 && !written(*inode) && !opens.reaping.contains(inode));
+        Granted { ms, pages_era: alone.map_or(0, |_| self.pages_era.now()) }
     }
 
     /// A session is gone, and writes of it may have come to nothing that nobody was told of: pages from before do not count at the next

@@ -3,29 +3,62 @@
 //! This room owns which grants go with which answer. It never waits.
 
 use super::Leader;
+use super::opens::Granted;
 use gfs_core::ids::{InodeId, SessionId};
 use gfs_core::meta::grants::Cached;
 use gfs_core::meta::request::{Answer, Attributes, Credentials, FileType, Query, Refusal, Reply, Request};
 
+/// An answer, and what may be done with it.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The answer.
+    pub answer: Answer,
+    /// For how long.
+    pub granted: Granted,
+}
+
+/// A file as it is now, and what may be done with it.
+#[derive(Clone, Debug)]
+pub struct ShownFile {
+    /// Its attributes.
+    pub attributes: Attributes,
+    /// For how long.
+    pub granted: Granted,
+}
+
 impl Leader {
-    /// Answers a query; the second part says for how many ms the answer may be cached.
-    pub fn query(&self, session: SessionId, credentials: &Credentials, query: &Query) -> (Answer, u32) {
+    /// Answers a query.
+    pub fn query(&self, session: SessionId, credentials: &Credentials, query: &Query) -> Told {
         let state = self.machine.state();
         let mut answer = state.query(credentials, query);
         // While the state is locked no mutation can come between the answer and its grant.
-        let grant_ms = match grants_of(query, &answer) {
-            Some(items) => self.grant(session, &items),
-            None => 0,
+        let granted = match grants_of(query, &answer) {
+            Some(items) => self.grant(session, &items, file_of(&answer)),
+            None => Granted::default(),
         };
         drop(state);
         self.times.show_answer(&mut answer);
-        (answer, grant_ms)
+        Told { answer, granted }
     }
 
-    /// For how many ms the reply to a mutation may be cached, with the attributes of the directories whose names it changed. It may not
+    /// Shows files that a session has changed or read; those that are gone or held by another are left out.
+    pub fn show_files(&self, session: SessionId, inodes: impl Iterator<Item = InodeId>) -> Vec<ShownFile> {
+        let query = |inode| Query::GetAttributes { inode };
+        let told = inodes.map(|inode| self.query(session, &Credentials::default(), &query(inode)));
+        told.filter(|told| told.granted.ms > 0 && !self.is_held(&told.answer, session))
+            .filter_map(|Told { answer, granted }| match answer {
+                Answer::Attributes(attributes) => Some(ShownFile { attributes, granted }),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// For how long the reply to a mutation may be cached, with the attributes of the directories whose names it changed. It may not
     /// be when somebody else came after it.
-    pub fn grant_reply(&self, session: SessionId, request: &Request, reply: &Reply) -> (u32, Vec<Attributes>) {
+    pub fn grant_reply(&self, session: SessionId, request: &Request, reply: &Reply) -> (Granted, Vec<Attributes>) {
+        let none = (Granted::default(), Vec::new());
         let (parents, name) = names_of(request);
+        let mut alone = None;
         let state = self.machine.state();
         let ask = |query: &Query| match state.query(&Credentials::default(), query) {
             Answer::Attributes(now) => Some(now),
@@ -39,26 +72,27 @@ impl Leader {
                     _ => ask(&Query::GetAttributes { inode: attributes.inode }),
                 };
                 if now.as_ref() != Some(attributes) {
-                    return (0, Vec::new());
+                    return none;
                 }
                 items.push((attributes.inode, Cached::Attributes));
+                alone = (attributes.file_type == FileType::File).then_some(attributes.inode);
                 if name.is_some() && attributes.file_type == FileType::Directory {
                     // It is empty: its maker need not ask for absences.
                     items.push((attributes.inode, Cached::Entries));
                 }
             }
             Reply::Done if !parents.is_empty() => (),
-            Reply::Done | Reply::Chunks(_) | Reply::Flushed(_) | Reply::Refused(_) => return (0, Vec::new()),
+            Reply::Done | Reply::Chunks(_) | Reply::Flushed(_) | Reply::Refused(_) => return none,
         }
         let mut shown = Vec::with_capacity(parents.len());
         for parent in parents {
             items.extend([(parent, Cached::Entries), (parent, Cached::Attributes)]);
             shown.extend(ask(&Query::GetAttributes { inode: parent }));
         }
-        let grant_ms = self.grant(session, &items);
+        let granted = self.grant(session, &items, alone);
         drop(state);
         shown.iter_mut().for_each(|attributes| self.times.show(attributes));
-        (grant_ms, if grant_ms == 0 { Vec::new() } else { shown })
+        (granted, if granted.ms == 0 { Vec::new() } else { shown })
     }
 }
 
@@ -70,6 +104,16 @@ fn names_of(request: &Request) -> (Vec<InodeId>, Option<&[u8]>) {
         Request::Rename { parent, new_parent, .. } if parent == new_parent => (vec![*parent], None),
         Request::Rename { parent, new_parent, .. } => (vec![*parent, *new_parent], None),
         _ => (Vec::new(), None),
+    }
+}
+
+/// The file that an answer is about.
+fn file_of(answer: &Answer) -> Option<InodeId> {
+    match answer {
+        Answer::Attributes(attributes) | Answer::Layout { attributes, .. } => {
+            (attributes.file_type == FileType::File).then_some(attributes.inode)
+        }
+        _ => None,
     }
 }
 

@@ -84,8 +84,9 @@ impl SoftSessions {
         }
     }
 
-    /// A stream for a session. One that was there is told to end. `None` when the session is ending.
-    pub fn connect(&self, session: SessionId, description: &str, outgoing: Outgoing) -> Option<Connection> {
+    /// A stream for a session. One that was there is told to end. `None` when the session is ending. Nothing is told over it before
+    /// `welcomed`.
+    pub fn connect(&self, session: SessionId, description: &str) -> Option<Connection> {
         let fresh = self.soft(description, true);
         let mut inner = self.inner.lock();
         inner.next += 1;
@@ -96,10 +97,19 @@ impl SoftSessions {
         }
         soft.replaced.send_replace(true);
         soft.replaced = watch::channel(false).0;
-        soft.outgoing = Some(outgoing);
+        soft.outgoing = None;
         soft.connection = number;
         soft.heard_ms = self.clock.now_ms();
         Some(Connection { number, replaced: soft.replaced.subscribe() })
+    }
+
+    /// The first word was said over a stream; from now on it carries what the session is told.
+    pub fn welcomed(&self, session: SessionId, connection: u64, outgoing: Outgoing) {
+        if let Some(soft) = self.inner.lock().sessions.get_mut(&session)
+            && soft.connection == connection
+        {
+            soft.outgoing = Some(outgoing);
+        }
     }
 
     /// What it held before is told again.
@@ -109,12 +119,13 @@ impl SoftSessions {
         }
     }
 
-    /// A stream has ended; the lease runs on.
-    pub fn disconnect(&self, session: SessionId, connection: u64) {
+    /// A stream has ended; the lease runs on. `then` is called if no other has taken its place, and none does before it returns.
+    pub fn disconnect(&self, session: SessionId, connection: u64, then: impl FnOnce()) {
         if let Some(soft) = self.inner.lock().sessions.get_mut(&session)
             && soft.connection == connection
         {
             soft.outgoing = None;
+            then();
         }
     }
 
@@ -134,6 +145,22 @@ impl SoftSessions {
     pub fn tell(&self, session: SessionId, body: v1::server_message::Body) -> bool {
         let outgoing = self.inner.lock().sessions.get(&session).and_then(|soft| soft.outgoing.clone());
         outgoing.is_some_and(|out| out.try_send(Ok(v1::ServerMessage { tag: 0, body: Some(body) })).is_ok())
+    }
+
+    /// As `tell`, what the session must not miss: one that is connected and does not read loses its connection. One that is not has
+    /// dropped what it had.
+    pub fn must_tell(&self, session: SessionId, body: v1::server_message::Body) {
+        let mut inner = self.inner.lock();
+        let Some(soft) = inner.sessions.get_mut(&session) else { return };
+        let message = Ok(v1::ServerMessage { tag: 0, body: Some(body) });
+        if soft.outgoing.as_ref().is_some_and(|out| out.try_send(message).is_err()) {
+            soft.replaced.send_replace(true);
+        }
+    }
+
+    /// When a session was last heard, in ms of the clock; `None` for one that is not there any more.
+    pub fn heard_ms(&self, session: SessionId) -> Option<u64> {
+        self.inner.lock().sessions.get(&session).map(|soft| soft.heard_ms)
     }
 
     /// Sessions whose lease is over. From now on they cannot come back; the caller commits their end.
@@ -206,11 +233,17 @@ mod tests {
 
     const A: SessionId = SessionId(1);
 
+    fn connect(sessions: &SoftSessions, outgoing: &Outgoing) -> Connection {
+        let connection = sessions.connect(A, "a").unwrap();
+        sessions.welcomed(A, connection.number, outgoing.clone());
+        connection
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_lease_is_renewed_by_messages_and_an_expired_session_cannot_come_back() {
         let sessions = SoftSessions::new(Clock::default(), Duration::from_secs(10));
         let (outgoing, _incoming) = mpsc::channel(1);
-        let first = sessions.connect(A, "a", outgoing.clone()).unwrap();
+        let first = connect(&sessions, &outgoing);
         tokio::time::advance(Duration::from_secs(9)).await;
         assert!(sessions.heard(A));
         tokio::time::advance(Duration::from_secs(9)).await;
@@ -219,7 +252,7 @@ mod tests {
         assert_eq!(sessions.take_expired(), vec![A]);
         assert!(!sessions.heard(A));
         assert!(*first.replaced.borrow());
-        assert!(sessions.connect(A, "a", outgoing).is_none());
+        assert!(sessions.connect(A, "a").is_none());
         sessions.remove(A);
         assert!(sessions.is_empty());
     }
@@ -228,15 +261,15 @@ mod tests {
     async fn a_new_stream_replaces_the_old_one() {
         let sessions = SoftSessions::new(Clock::default(), Duration::from_secs(10));
         let (outgoing, mut incoming) = mpsc::channel(1);
-        let first = sessions.connect(A, "a", outgoing.clone()).unwrap();
-        let second = sessions.connect(A, "a", outgoing).unwrap();
+        let first = connect(&sessions, &outgoing);
+        let second = connect(&sessions, &outgoing);
         assert!(*first.replaced.borrow() && !*second.replaced.borrow());
-        sessions.disconnect(A, first.number);
+        sessions.disconnect(A, first.number, || panic!("an older stream"));
         let body = || v1::server_message::Body::Invalidate(v1::Invalidate::default());
         assert!(sessions.tell(A, body()));
         assert!(!sessions.tell(A, body()), "a full queue took a message");
         assert!(incoming.recv().await.is_some());
-        sessions.disconnect(A, second.number);
+        sessions.disconnect(A, second.number, || ());
         assert!(!sessions.tell(A, body()));
     }
 
@@ -246,7 +279,7 @@ mod tests {
         sessions.expect(A, "a");
         assert!(!sessions.all_reclaimed());
         let (outgoing, _incoming) = mpsc::channel(1);
-        sessions.connect(A, "a", outgoing).unwrap();
+        connect(&sessions, &outgoing);
         assert!(!sessions.all_reclaimed());
         sessions.reclaimed(A);
         assert!(sessions.all_reclaimed());

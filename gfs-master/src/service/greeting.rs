@@ -8,6 +8,7 @@ use crate::leader::Leader;
 use crate::leader::commit_times::Shown;
 use crate::leader::sessions::{Connection, Outgoing};
 use gfs_core::ids::{InodeId, OperationId, SessionId};
+use gfs_core::meta::grants::Touched;
 use gfs_core::meta::request::Timestamp;
 use gfs_proto::PROTOCOL;
 use gfs_proto::convert::open_mode_from_wire;
@@ -39,18 +40,23 @@ pub(super) async fn greet(
     let known = |session| hello.session != 0 && leader.machine.state().sessions().get(session).is_some();
     let mut session = SessionId(hello.session);
     let mut resumed = known(session);
-    let mut connection = if resumed { leader.sessions.connect(session, &description, outgoing.clone()) } else { None };
+    let mut connection = if resumed { leader.sessions.connect(session, &description) } else { None };
     if connection.is_none() {
         resumed = false;
         // The nonce finds the session again whose Welcome was lost, but not one that has ended since.
         session = leader.open_session(hello.nonce, &description).await.map_err(|error| failure(&error))?;
-        connection = leader.sessions.connect(session, &description, outgoing.clone());
+        connection = leader.sessions.connect(session, &description);
     }
     let Some(connection) = connection else {
         return Err(failing(Code::SessionExpired, "the session has ended: open a new one with another nonce"));
     };
-    for inode in reclaim(leader, session, &connection, hello)? {
-        leader.end_page_grants(session, inode).await;
+    // Before it said hello it has dropped what it had cached.
+    leader.gate.disconnected(session);
+    let written = reclaim(leader, session, &connection, hello)?;
+    if !written.is_empty() {
+        // What an earlier process has granted it has granted knowing of the writer.
+        let touched = Touched { inodes: written, entries: Vec::new() };
+        drop(leader.gate.withdraw(&leader.sessions, touched, session).await);
     }
     let shown = |of: &v1::ShownTimes| Shown {
         inode: InodeId(of.inode),
@@ -59,11 +65,13 @@ pub(super) async fn greet(
     };
     leader.show_again(session, &hello.times.iter().map(shown).collect::<Vec<_>>());
     leader.sessions.reclaimed(session);
+    leader.gate.returned(session);
     let answered = if resumed { &hello.answered[..] } else { &[] };
     let welcome = welcome(leader, session, resumed, answered);
     let welcome = v1::ServerMessage { tag, body: Some(Body::Welcome(welcome)) };
     let sent = outgoing.send(Ok(welcome)).await;
     sent.map_err(|_| failing(Code::Stopping, "the client went away"))?;
+    leader.sessions.welcomed(session, connection.number, outgoing.clone());
     Ok((session, connection))
 }
 
@@ -94,7 +102,7 @@ fn reclaim(
         if let Err(error) = opens.open(session, InodeId(file.inode), mode, file.count.max(1)) {
             return Err(failing(Code::Overloaded, &error.to_string()));
         }
-        if mode.writes() && opens.page_users(InodeId(file.inode)).any(|user| user != session) {
+        if mode.writes() && leader.is_used_elsewhere(opens, InodeId(file.inode), session) {
             written.push(InodeId(file.inode));
         }
     }

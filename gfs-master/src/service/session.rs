@@ -7,6 +7,7 @@ use super::greeting::greet;
 use super::{Answers, failure};
 use crate::leader::mutate::{Answered, Waits};
 use crate::leader::opens::Held;
+use crate::leader::query::{ShownFile, Told};
 use crate::leader::sessions::{Connection, Outgoing};
 use crate::leader::{Leader, ServeError};
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, ServerId, SessionId};
@@ -108,7 +109,7 @@ async fn serve(
         waiting: Mutex::new(BTreeMap::new()),
     });
     read(&stream, incoming, connection, stopping).await;
-    leader.sessions.disconnect(session, number);
+    leader.sessions.disconnect(session, number, || leader.gate.disconnected(session));
     // What is under way is finished and answered if the client still reads.
     let calls = stream.calls.clone();
     let _ = tokio::time::timeout(SEND_LIMIT, calls.acquire_many(CALLS as u32)).await;
@@ -268,24 +269,36 @@ impl Stream {
         };
         let id = command.id;
         self.note(&command, &asked);
+        let request = command.request.clone();
         let answered = match self.leader.mutate(command, Waits::No).await {
             Ok(answered) => answered,
             // Asked again it is still waited for.
             Err(error) => return Body::Failure(failure(&error)),
         };
         let mut delegated = false;
+        let mut shown = Vec::new();
+        if let Request::TouchAccess { inodes } = request {
+            shown = self.leader.show_files(self.session, inodes.into_iter());
+        }
         match (asked, &answered.reply) {
             (SoftPart::Open { delegate }, Reply::Entry { attributes, created }) => {
                 if let Err(refusal) = self.leader.hold_made(id, attributes.inode) {
                     return refused(refusal);
                 }
+                if !created {
+                    self.leader.end_grants_of_readers(self.session, attributes.inode).await;
+                }
                 delegated = delegate && *created && self.leader.delegate(self.session, attributes);
             }
             (SoftPart::Open { .. }, _) => self.leader.opens.lock().table.refused(id),
-            (SoftPart::Flush(files), _) => self.given_back(&files),
+            (SoftPart::Flush(files), _) => {
+                self.given_back(&files);
+                let ended = files.iter().filter(|file| file.ends).map(|file| file.inode);
+                shown = self.leader.show_files(self.session, ended);
+            }
             _ => (),
         }
-        self.reply(&answered, delegated)
+        self.reply(&answered, delegated, &shown)
     }
 
     /// What is remembered of a mutation before anything can come of it.
@@ -309,10 +322,13 @@ impl Stream {
         }
     }
 
-    fn reply(&self, answered: &Answered, delegated: bool) -> Body {
+    fn reply(&self, answered: &Answered, delegated: bool, shown: &[ShownFile]) -> Body {
         let mut wire = reply_to_wire(&answered.reply);
         wire.delegated = delegated;
-        wire.grant_ms = answered.grant_ms;
+        (wire.grant_ms, wire.pages_era) = (answered.granted.ms, answered.granted.pages_era);
+        wire.changed_unknown = answered.changed.is_none();
+        wire.changed = answered.changed.iter().flatten().map(|inode| inode.0).collect();
+        wire.shown = shown.iter().map(shown_to_wire).collect();
         wire.parents = answered.parents.iter().map(Into::into).collect();
         if let Reply::Chunks(chunks) = &answered.reply {
             let configurations = chunks.iter().map(|(_, configuration)| configuration);
@@ -341,7 +357,7 @@ impl Stream {
             drop(cancellable);
             stream.waiting.lock().remove(&tag);
             match outcome {
-                Ok(answered) => stream.reply(&answered, false),
+                Ok(answered) => stream.reply(&answered, false, &[]),
                 Err(error) => Body::Failure(failure(&error)),
             }
         });
@@ -361,30 +377,30 @@ impl Stream {
             Some(Err(error)) => return self.answer(tag, malformed(&error)),
             None => return self.answer(tag, fail(Code::Malformed, "a query for nothing")),
         };
-        let answered = self.leader.query(self.session, &credentials, &query);
-        if !self.leader.is_held(&answered.0, self.session) {
-            return self.answer(tag, self.answered(answered));
+        let told = self.leader.query(self.session, &credentials, &query);
+        if !self.leader.is_held(&told.answer, self.session) {
+            return self.answer(tag, self.answered(told));
         }
         self.call(tag, async move |stream: Arc<Self>| match stream.settled(&credentials, &query).await {
-            Ok(answered) => stream.answered(answered),
+            Ok(told) => stream.answered(told),
             Err(error) => Body::Failure(failure(&error)),
         });
     }
 
     /// The answer to a query once no other session knows better.
-    async fn settled(&self, credentials: &Credentials, query: &Query) -> Result<(Answer, u32), ServeError> {
+    async fn settled(&self, credentials: &Credentials, query: &Query) -> Result<Told, ServeError> {
         loop {
-            let answered = self.leader.query(self.session, credentials, query);
-            if !self.leader.is_held(&answered.0, self.session) {
-                return Ok(answered);
+            let told = self.leader.query(self.session, credentials, query);
+            if !self.leader.is_held(&told.answer, self.session) {
+                return Ok(told);
             }
-            self.leader.recall_shown(&answered.0, self.session).await?;
+            self.leader.recall_shown(&told.answer, self.session).await?;
         }
     }
 
-    fn answered(&self, (answer, grant_ms): (Answer, u32)) -> Body {
+    fn answered(&self, Told { answer, granted }: Told) -> Body {
         let mut wire = answer_to_wire(&answer);
-        wire.grant_ms = grant_ms;
+        (wire.grant_ms, wire.pages_era) = (granted.ms, granted.pages_era);
         if let Answer::Layout { chunks, .. } = &answer {
             wire.servers = self.servers(chunks.iter().map(|chunk| &chunk.configuration));
         }
@@ -407,18 +423,18 @@ impl Stream {
             Err(refusal) => return self.answer(tag, Body::Open(refused_open(refusal))),
         };
         let query = Query::Layout { inode, first: 0, count: OPEN_LAYOUT };
-        if !held.pages_elsewhere {
-            let answered = self.leader.query(self.session, &Credentials::default(), &query);
-            if !self.leader.is_held(&answered.0, self.session) {
-                return self.answer(tag, self.opened(inode, held, count, answered));
+        if !held.used_elsewhere {
+            let told = self.leader.query(self.session, &Credentials::default(), &query);
+            if !self.leader.is_held(&told.answer, self.session) {
+                return self.answer(tag, self.opened(inode, held, count, told));
             }
         }
         self.call(tag, async move |stream: Arc<Self>| {
-            if held.pages_elsewhere {
-                stream.leader.end_page_grants(stream.session, inode).await;
+            if held.used_elsewhere {
+                stream.leader.end_grants_of_readers(stream.session, inode).await;
             }
             match stream.settled(&Credentials::default(), &query).await {
-                Ok(answered) => stream.opened(inode, held, count, answered),
+                Ok(told) => stream.opened(inode, held, count, told),
                 Err(error) => {
                     stream.leader.let_go(stream.session, inode, held.mode, count);
                     Body::Failure(failure(&error))
@@ -427,7 +443,7 @@ impl Stream {
         });
     }
 
-    fn opened(&self, inode: InodeId, held: Held, count: u32, (answer, grant_ms): (Answer, u32)) -> Body {
+    fn opened(&self, inode: InodeId, held: Held, count: u32, Told { answer, granted }: Told) -> Body {
         let refusal = match answer {
             Answer::Layout { attributes, chunks } => {
                 return Body::Open(v1::OpenAnswer {
@@ -435,9 +451,10 @@ impl Stream {
                     attributes: Some((&attributes).into()),
                     servers: self.servers(chunks.iter().map(|chunk| &chunk.configuration)),
                     chunks: chunks.iter().map(Into::into).collect(),
-                    grant_ms,
+                    grant_ms: granted.ms,
                     pages: held.mode.pages,
                     pages_era: self.leader.pages_era.now(),
+                    alone: granted.pages_era != 0,
                 });
             }
             Answer::Refused(refusal) => refusal,
@@ -538,6 +555,11 @@ impl SoftPart {
             _ => Self::Nothing,
         }
     }
+}
+
+fn shown_to_wire(file: &ShownFile) -> v1::ShownFile {
+    let ShownFile { attributes, granted } = file;
+    v1::ShownFile { attributes: Some(attributes.into()), grant_ms: granted.ms, pages_era: granted.pages_era }
 }
 
 fn bounded(query: Query) -> Query {

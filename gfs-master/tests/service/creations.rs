@@ -1,6 +1,6 @@
 //! Files that are made and opened in one step: held from the first moment, once, and for nobody who has gone away.
 
-use crate::common::{Client, create, reply, start, until};
+use crate::common::{Client, create, reply, start_without_grants, until};
 use gfs_core::ids::{InodeId, OperationId, ROOT, SessionId};
 use gfs_core::meta::request::{Refusal, Reply, Request};
 use gfs_master::leader::mutate::Waits;
@@ -67,7 +67,7 @@ async fn made(server: &Server, client: &Client, operation: u64) -> InodeId {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_made_and_opened_in_one_step_outlives_an_unlink_by_another_session() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path()).await;
+    let server = start_without_grants(dir.path()).await;
     let (mut maker, mut other) = (Client::open(&server, 1).await, Client::open(&server, 2).await);
     for round in 0..10 {
         let name = format!("f{round}");
@@ -87,7 +87,7 @@ async fn what_is_made_and_opened_in_one_step_outlives_an_unlink_by_another_sessi
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_in_the_state_that_is_not_counted_yet_is_not_freed() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path()).await;
+    let server = start_without_grants(dir.path()).await;
     let (mut maker, mut other) = (Client::open(&server, 1).await, Client::open(&server, 2).await);
     // A creation that has got as far as the state, and whose asker has not run since.
     let leader = &server.leader;
@@ -111,7 +111,7 @@ async fn a_file_in_the_state_that_is_not_counted_yet_is_not_freed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_creation_whose_answer_was_lost_holds_its_file_until_it_is_asked_again() {
     let dir = tempfile::tempdir().unwrap();
-    let mut server = start(dir.path()).await;
+    let mut server = start_without_grants(dir.path()).await;
     let (mut maker, mut other) = (Client::open(&server, 1).await, Client::open(&server, 2).await);
     for restarts in [false, true] {
         let name = format!("f{restarts}");
@@ -120,7 +120,7 @@ async fn a_creation_whose_answer_was_lost_holds_its_file_until_it_is_asked_again
         let inode = made(&server, &maker, mutation.operation).await;
         if restarts {
             server.stop().await;
-            server = start(dir.path()).await;
+            server = start_without_grants(dir.path()).await;
             other = other.resume(&server, Vec::new()).await;
         }
         maker = come_back(maker, &server, vec![mutation.operation]).await;
@@ -136,7 +136,7 @@ async fn a_creation_whose_answer_was_lost_holds_its_file_until_it_is_asked_again
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_creation_that_was_given_up_holds_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path()).await;
+    let server = start_without_grants(dir.path()).await;
     let (mut maker, mut other) = (Client::open(&server, 1).await, Client::open(&server, 2).await);
     let mutation = create_open(&mut maker, "f");
     maker.send(In::Mutation(mutation.clone())).await;

@@ -591,6 +591,29 @@ pub struct Reply {
     /// of the directories whose names changed, as they are now, under the same grant
     #[prost(message, repeated, tag = "8")]
     pub parents: ::prost::alloc::vec::Vec<Attributes>,
+    /// inodes whose attributes may have changed
+    #[prost(uint64, repeated, tag = "13")]
+    pub changed: ::prost::alloc::vec::Vec<u64>,
+    /// it was carried out before, and what changed is not known any more
+    #[prost(bool, tag = "14")]
+    pub changed_unknown: bool,
+    /// as in QueryAnswer
+    #[prost(fixed64, tag = "15")]
+    pub pages_era: u64,
+    /// of a Flush the files that it ended, of a TouchAccess those that it named
+    #[prost(message, repeated, tag = "16")]
+    pub shown: ::prost::alloc::vec::Vec<ShownFile>,
+}
+/// A file as it is now, and what may be done with that.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShownFile {
+    #[prost(message, optional, tag = "1")]
+    pub attributes: ::core::option::Option<Attributes>,
+    #[prost(uint32, tag = "2")]
+    pub grant_ms: u32,
+    /// as in QueryAnswer
+    #[prost(fixed64, tag = "3")]
+    pub pages_era: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Attributes {
@@ -742,6 +765,9 @@ pub struct QueryAnswer {
     /// cache lifetime granted for this answer; for an absence too
     #[prost(uint32, tag = "10")]
     pub grant_ms: u32,
+    /// of a file: no other session has it open for writing, and as long as it is granted it may be opened
+    #[prost(fixed64, tag = "11")]
+    pub pages_era: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DirectoryEntry {
@@ -786,6 +812,9 @@ pub struct OpenAnswer {
     /// pages of an open with the same era and the same ctime are those of now
     #[prost(fixed64, tag = "7")]
     pub pages_era: u64,
+    /// as long as it is granted it may be opened for reading again without a word, with the same era
+    #[prost(bool, tag = "8")]
+    pub alone: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CloseFile {

@@ -32,10 +32,18 @@ pub fn config(dir: &Path) -> MasterConfig {
     }
 }
 
-/// Starts a master, once the one before has let go of its log: the tasks of its raft do so a moment after the shutdown.
+/// A master that lets nobody cache anything.
+pub async fn start_without_grants(dir: &Path) -> Server {
+    start_as(&MasterConfig { grant_ms: 0, ..config(dir) }).await
+}
+
 pub async fn start(dir: &Path) -> Server {
-    let config = config(dir);
-    until("the start of a master", async || match Server::start(&config).await {
+    start_as(&config(dir)).await
+}
+
+/// Starts a master, once the one before has let go of its log: the tasks of its raft do so a moment after the shutdown.
+async fn start_as(config: &MasterConfig) -> Server {
+    until("the start of a master", async || match Server::start(config).await {
         Err(ServerError::Start(StartError::Log(LogStoreError::Log(LogError::Locked { .. })))) => None,
         started => Some(started.unwrap()),
     })
