@@ -659,3 +659,24 @@ async fn what_was_answered_early_is_not_written_after_its_session() {
     file.write(&call(), 9, " and its own".into(), false).await.unwrap();
     assert_eq!(again.read(&call(), 0, 100).await.unwrap(), "another's and its own");
 }
+
+#[tokio::test]
+async fn records_in_a_file_of_its_own_are_answered_early_and_those_of_others_come_after_them() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let (client, other) = (cluster.client().await, cluster.client().await);
+    let file = held(&cluster, &client, "log").await;
+    let before = (cluster.chunks.count("append"), cluster.chunks.count("write"));
+    for number in 0..200 {
+        let landed = file.append(&call(), pattern(10 + number * 30, 30), false).await.unwrap();
+        assert_eq!(landed, 10 + number * 30);
+    }
+    assert_eq!(size(&client, &file).await, 6_010);
+    assert_eq!(read_all(&file).await, pattern(0, 6_010));
+    assert_eq!(cluster.chunks.count("append"), before.0, "asked a primary where the file ends");
+    assert!(cluster.chunks.count("write") - before.1 < 100, "records one by one");
+    file.sync(&call(), false).await.unwrap();
+    file.close();
+    client.sync_all(&call()).await.unwrap();
+    let again = open(&other, &file).await;
+    assert_eq!(again.append(&call(), "more".into(), false).await.unwrap(), 6_010);
+}

@@ -3,9 +3,9 @@
 use crate::support::master::Master;
 use crate::support::{Cluster, PATIENCE, call, cancellable, until};
 use gfs_client::{
-    AttributeChanges, CallContext, CallLimit, CancelToken, Client, ClientError, ClientOptions, Credentials, InodeId,
-    Invalidator, Lock, LockFamily, LockMode, LockOwner, LockRange, Looked, NodeKind, ROOT, Refusal, RenameMode, Target,
-    path,
+    ACCESS_READ, AttributeChanges, CallContext, CallLimit, CancelToken, Client, ClientError, ClientOptions,
+    Credentials, InodeId, Invalidator, Lock, LockFamily, LockMode, LockOwner, LockRange, Looked, NodeKind, ROOT,
+    Refusal, RenameMode, Target, path,
 };
 use gfs_proto::v1::{self, failure::Code};
 use std::sync::atomic::Ordering;
@@ -420,4 +420,57 @@ async fn paths_are_walked_made_and_removed_and_loops_of_links_end() {
     assert_eq!(seen, ["b", "b/c", "b/c/file"]);
     path::remove_tree(&client, &call(), ROOT, b"a").await.unwrap();
     assert!(matches!(path::resolve(&client, &call(), "/a").await, Err(ClientError::Refused(Refusal::NotFound))));
+}
+
+#[tokio::test]
+async fn file_is_opened_without_a_question_and_the_master_is_told_before_somebody_takes_it() {
+    let cluster = Cluster::start(1, CHUNK).await;
+    let (maker, client) = (cluster.client().await, cluster.client().await);
+    let inode = make(&maker, b"f").await.unwrap();
+    client.look_up(&call(), ROOT, b"f").await.unwrap();
+    let told = || cluster.master.opened.lock().iter().filter(|open| open.inode == inode.0).count();
+    let before = told();
+    let file = client.open(&call(), inode, ACCESS_READ).await.unwrap().file;
+    assert_eq!(told(), before, "asked though nobody else writes it");
+    client.open(&call(), inode, ACCESS_READ).await.unwrap().file.close();
+    let id = cluster.master.invalidate(client.session(), &[inode], &[]).await;
+    until("the acknowledgement", || cluster.master.acknowledged(id)).await;
+    assert_eq!(told(), before + 1, "acknowledged before it was told");
+    let counted = cluster.master.opened.lock().last().map(|open| open.count);
+    assert_eq!(counted, Some(1), "the closed one too");
+    drop(file);
+    until("the close", || !cluster.master.closes.lock().is_empty()).await;
+    // An own unlink is no different.
+    client.get_attributes(&call(), inode).await.unwrap();
+    let file = client.open(&call(), inode, ACCESS_READ).await.unwrap().file;
+    assert_eq!(told(), before + 1);
+    client.unlink(&call(), ROOT, b"f").await.unwrap();
+    assert_eq!(told(), before + 2);
+    drop(file);
+}
+
+#[tokio::test]
+async fn names_and_attributes_are_known_until_somebody_else_comes_in_or_the_connection_ends() {
+    let cluster = Cluster::start(0, CHUNK).await;
+    let client = cluster.client().await;
+    let inode = make(&client, b"f").await.unwrap();
+    let found = async || match client.look_up(&call(), ROOT, b"f").await.unwrap() {
+        Looked::Found(attributes, _) => Some(attributes.inode),
+        Looked::Absent(_) => None,
+    };
+    let asked = || cluster.master.questions.load(Ordering::SeqCst);
+    assert_eq!(found().await, Some(inode));
+    let before = asked();
+    assert_eq!(found().await, Some(inode));
+    assert_eq!(asked(), before);
+    let id = cluster.master.invalidate(client.session(), &[], &[(ROOT, b"f")]).await;
+    until("the acknowledgement", || cluster.master.acknowledged(id)).await;
+    assert_eq!((found().await, asked()), (Some(inode), before + 1));
+    client.unlink(&call(), ROOT, b"f").await.unwrap();
+    assert_eq!(found().await, None);
+    let before = asked();
+    assert_eq!((found().await, asked()), (None, before));
+    cluster.master.disconnect();
+    until("a new connection", || cluster.master.hellos.lock().len() > 1).await;
+    assert_eq!((found().await, asked()), (None, before + 1));
 }

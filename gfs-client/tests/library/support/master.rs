@@ -3,7 +3,7 @@
 use gfs_core::ids::{ChunkHandle, ClusterId, InodeId, OperationId, ServerId, SessionId};
 use gfs_core::meta::command::{Command, CommandReply, Stamp};
 use gfs_core::meta::grants::{Cached, GrantOptions, GrantTable, Touched};
-use gfs_core::meta::request::{Answer, Query, Refusal, Reply, Request, Timestamp};
+use gfs_core::meta::request::{Answer, FileType, Query, Refusal, Reply, Request, Timestamp};
 use gfs_core::meta::state::State;
 use gfs_proto::convert::{answer_to_wire, client_command, refusal_code, reply_to_wire, servers_to_wire};
 use gfs_proto::v1::{self, client_message::Body as Ask, failure::Code, metadata_server, server_message::Body as Said};
@@ -50,6 +50,8 @@ pub struct Master {
     pub soft_times: AtomicU32,
     /// Names and attributes that were asked for.
     pub questions: AtomicU32,
+    /// Files that clients have said they open.
+    pub opened: Mutex<Vec<v1::OpenFile>>,
     pub closes: Mutex<Vec<v1::CloseFile>>,
     pub lease_ms: AtomicU32,
     /// Whether makers of files get a write delegation. It is never asked back: for one client alone.
@@ -75,6 +77,7 @@ impl Master {
             hellos: Mutex::default(),
             soft_times: AtomicU32::new(0),
             questions: AtomicU32::new(0),
+            opened: Mutex::default(),
             closes: Mutex::default(),
             lease_ms: AtomicU32::new(10_000),
             delegates: AtomicBool::new(false),
@@ -236,6 +239,10 @@ impl Master {
         let grant_ms = if shown.is_empty() { 0 } else { granted.unwrap_or(0) };
         let mut wire = answer_to_wire(&answer);
         wire.grant_ms = grant_ms;
+        if matches!(&answer, Answer::Attributes(of) if of.file_type == FileType::File) && grant_ms > 0 {
+            // Nobody writes but those who make the files.
+            wire.pages_era = 1;
+        }
         if let Answer::Layout { chunks, .. } = &answer {
             let configurations: Vec<_> = chunks.iter().map(|chunk| chunk.configuration.clone()).collect();
             wire.servers = self.servers(&state, &configurations);
@@ -354,7 +361,10 @@ impl Master {
                 Said::Reply(wire)
             }
             Ask::Query(query) => Said::Answer(self.query(session, query)),
-            Ask::Open(open) => Said::Open(self.open(session, open)),
+            Ask::Open(open) => {
+                self.opened.lock().push(open);
+                Said::Open(self.open(session, open))
+            }
             Ask::LockWait(wait) => {
                 Said::Reply(reply_to_wire(&self.wait_lock(session, tag, wait.mutation.unwrap()).await))
             }
