@@ -73,6 +73,8 @@ pub enum Command {
     Why(why::Args),
     /// Kill and stop daemons while every answer is checked, on a cluster brought up for that
     Torture(torture::Args),
+    /// How fast a directory is: sequential, random, names, small files
+    Bench(bench::Args),
     /// How many copies of a file are kept
     SetReplicas(set_replicas::Args),
     /// Change what the master logs, while it runs
@@ -111,6 +113,7 @@ impl Command {
             Self::Fsck(_) => "fsck",
             Self::Why(_) => "why",
             Self::Torture(_) => "torture",
+            Self::Bench(_) => "bench",
             Self::SetReplicas(_) => "set-replicas",
             Self::LogLevel(_) => "log-level",
             Self::Completions(_) => "completions",
@@ -283,6 +286,7 @@ mod tests {
             "gfs mount /mnt",
             "gfs umount /mnt",
             "gfs status --json",
+            "gfs bench /mnt --size 1G --files 100 --jobs 4 --only seq,names --json --save a --compare b",
             "gfs df --cluster a:1,b:2",
             "gfs servers ls --json",
             "gfs servers drain 3",

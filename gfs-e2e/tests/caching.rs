@@ -1,5 +1,6 @@
 //! Two mounts that cache names, attributes and open files, against a model: every call's effect is seen on the other mount by the next call.
 
+use gfs_core::splitmix::SplitMix64;
 use gfs_e2e::{Cluster, Options};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -15,18 +16,6 @@ const NAMES: u64 = 4;
 const STEPS: u64 = 1_500;
 /// Files held open at a time.
 const HELD: usize = 24;
-
-/// A generator of numbers (xorshift64*, Vigna 2016): a run is known by its seed.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
-    }
-}
 
 /// A file of the model.
 #[derive(Clone, PartialEq, Debug)]
@@ -89,7 +78,7 @@ fn listing(mount: &Path, directory: u64) -> Vec<String> {
 
 struct Run<'a> {
     mounts: [&'a Path; 2],
-    numbers: Numbers,
+    numbers: SplitMix64,
     model: Model,
     held: Vec<Held>,
 }
@@ -187,7 +176,7 @@ fn every_call_is_seen_on_the_other_mount_by_the_next_one() {
     }
     let mounts = [first.as_path(), second.as_path()];
     for seed in [3, 1_000_003] {
-        let mut run = Run { mounts, numbers: Numbers(seed), model: Model::default(), held: Vec::new() };
+        let mut run = Run { mounts, numbers: SplitMix64::new(seed), model: Model::default(), held: Vec::new() };
         for step in 1..=STEPS {
             let at = run.step(step);
             run.look(at, step);

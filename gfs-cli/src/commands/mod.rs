@@ -1,6 +1,7 @@
 //! The subcommands, one file each: its arguments, what it does, how it tells.
 
 pub mod append;
+pub mod bench;
 pub mod cat;
 pub mod chunks;
 pub mod completions;
@@ -68,6 +69,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Why(args) if !why::needs_cluster(&args) => why::process(&args),
         Command::Why(args) => remotely(cluster, async |remote| why::path(&args, remote).await),
         Command::Torture(args) => return torture::run(&args),
+        Command::Bench(args) => return bench::run(&args),
         Command::SetReplicas(args) => remotely(cluster, async |remote| set_replicas::run(&args, remote).await),
         Command::LogLevel(args) => remotely(cluster, async |remote| log_level::run(&args, remote).await),
     }?;

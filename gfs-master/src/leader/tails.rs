@@ -8,6 +8,7 @@
 use super::{Leader, ServeError};
 use gfs_core::ids::{InodeId, SessionId};
 use gfs_core::meta::chunks::ChunkInfo;
+use gfs_core::meta::grants::Touched;
 use gfs_core::meta::request::Request;
 use gfs_core::meta::state::State;
 use parking_lot::Mutex;
@@ -61,7 +62,7 @@ impl Leader {
         if !self.sessions.has_reclaimed(session) {
             self.tails.0.lock().lost = true;
         }
-        self.cut_tails(self.written_by(session)).await
+        self.cut_tails(self.written_by(session), session).await
     }
 
     /// Files that a session can write.
@@ -89,7 +90,7 @@ impl Leader {
         // What a live session holds by a write delegation is longer than the size for a good reason.
         let recalled = self.recall(&inodes, SessionId(0)).await;
         let cut = match recalled {
-            Ok(()) => self.cut_tails(inodes.iter().copied().collect()).await,
+            Ok(()) => self.cut_tails(inodes.iter().copied().collect(), SessionId(0)).await,
             Err(error) => Err(error),
         };
         if let Err(error) = cut {
@@ -98,7 +99,8 @@ impl Leader {
         }
     }
 
-    async fn cut_tails(self: &Arc<Self>, inodes: BTreeSet<InodeId>) -> Result<(), ServeError> {
+    /// On behalf of a session, or of none.
+    async fn cut_tails(self: &Arc<Self>, inodes: BTreeSet<InodeId>, by: SessionId) -> Result<(), ServeError> {
         let mut cuts = JoinSet::new();
         let mut result = Ok(());
         for inode in inodes {
@@ -110,6 +112,9 @@ impl Leader {
             }
             let leader = self.clone();
             cuts.spawn(async move {
+                // Others may cache how much the file occupies.
+                let touched = Touched { inodes: vec![inode], entries: Vec::new() };
+                let _held = leader.gate.withdraw(&leader.sessions, touched, by).await;
                 leader.propose_own(Request::CutTail { inode }).await?;
                 leader.order_zeroing(Some(inode));
                 Ok(())
