@@ -314,15 +314,29 @@ impl Client {
             grants.mark_all();
             cache.clear();
         }
-        let mut parents: Vec<Attributes> = after.parents.into_iter().filter_map(|of| of.try_into().ok()).collect();
+        let shown = after.shown.iter().filter_map(|file| file.attributes.clone());
+        let told = after.parents.into_iter().chain(shown);
+        let mut told: Vec<Attributes> = told.filter_map(|of| of.try_into().ok()).collect();
         let changed: Vec<InodeId> = after.changed.into_iter().map(InodeId).chain(inodes.iter().copied()).collect();
-        let grant = grants.conclude(grant, &changed, entries, &mut parents);
+        let sent = grant.ticket.stamp(grant.duration).sent;
+        let grant = grants.conclude(grant, &changed, entries, &mut told);
         cache.drop_inodes(&changed);
+        let stamp = Stamp { order: grant.ticket.stamp(grant.duration).order, sent };
         for (parent, _) in entries {
             grants.renew_listing(*parent, &grant);
         }
-        for attributes in parents {
-            cache.keep_directory(grants, attributes, &grant.ticket);
+        for attributes in told {
+            let shown = after
+                .shown
+                .iter()
+                .find(|file| file.attributes.as_ref().is_some_and(|of| of.inode == attributes.inode.0));
+            match shown {
+                Some(v1::ShownFile { grant_ms, pages_era, .. }) => {
+                    let (grant_ms, pages_era) = (*grant_ms, Some(*pages_era));
+                    cache.insert(grants, &Fresh { attributes: &attributes, stamp, grant_ms, pages_era }, Vec::new());
+                }
+                None => cache.keep_directory(grants, attributes, &grant.ticket),
+            }
         }
         grant
     }
@@ -523,6 +537,7 @@ pub(crate) struct After {
     pub(crate) grant_ms: u32,
     pub(crate) pages_era: u64,
     parents: Vec<v1::Attributes>,
+    shown: Vec<v1::ShownFile>,
     changed: Vec<u64>,
     changed_unknown: bool,
 }
@@ -533,6 +548,7 @@ impl After {
             grant_ms: reply.grant_ms,
             pages_era: reply.pages_era,
             parents: std::mem::take(&mut reply.parents),
+            shown: std::mem::take(&mut reply.shown),
             changed: std::mem::take(&mut reply.changed),
             changed_unknown: reply.changed_unknown,
         }

@@ -2,10 +2,10 @@
 //!
 //! This room owns when and how; what is told is `delegations`'.
 
-use crate::client::{Client, Inner};
+use crate::client::Client;
 use crate::delegations::{Delegations, Held, Report};
 use crate::error::ClientError;
-use crate::grants::{Against, Stamp};
+use crate::grants::Stamp;
 use crate::limit::{CallContext, CallLimit};
 use crate::session::Call;
 use gfs_core::ids::InodeId;
@@ -79,16 +79,11 @@ impl Client {
     }
 
     fn conclude_flush(&self, reports: &[Report], refused: &[(u32, Refusal)], (mut shown, stamp): AfterFlush) {
-        let Inner { grants, .. } = &*self.inner;
         let ended: Vec<InodeId> = reports.iter().filter(|report| report.ends).map(|of| of.file.inode).collect();
-        // Others may have changed some since.
-        shown.retain(|file| {
-            let inode = file.attributes.as_ref().map(|attributes| InodeId(attributes.inode));
-            inode.is_some_and(|inode| !grants.marked(inode, stamp, Against::All))
-        });
         // What was asked for before is not to be cached: it may show the file as the master knew it then.
-        self.in_doubt(&ended, &[]);
-        let order = grants.stamp().order;
+        let (order, counted) = self.inner.grants.conclude_inodes(&ended, stamp);
+        self.inner.cache.drop_inodes(&ended);
+        shown.retain(|file| file.attributes.as_ref().is_some_and(|of| counted.contains(&InodeId(of.inode))));
         let windows = |of: &Attributes| {
             let report = reports.iter().find(|report| report.file.inode == of.inode);
             report

@@ -280,22 +280,33 @@ impl Grants {
     }
 
     /// Marks what an own mutation changed, and lets its reply count from here on, unless something else was marked while it was under way.
-    /// Of the directories that the reply told of, those stay in `parents` that nothing was marked of meanwhile.
+    /// Of what the reply told of, that stays in `told` of which nothing was marked meanwhile.
     pub(crate) fn conclude(
         &self,
         grant: Grant,
         inodes: &[InodeId],
         entries: &[(InodeId, Vec<u8>)],
-        parents: &mut Vec<Attributes>,
+        told: &mut Vec<Attributes>,
     ) -> Grant {
         let mut marks = self.marks.lock();
-        parents.retain(|of| !marks.inode_marked(of.inode, grant.ticket.order, Against::All));
+        told.retain(|of| !marks.inode_marked(of.inode, grant.ticket.order, Against::All));
         let dead = marks.dead(&grant.ticket);
         let order = self.order.fetch_add(1, Ordering::SeqCst) + 1;
         marks.mark(order, inodes, entries);
         let duration = if dead { Duration::ZERO } else { grant.duration };
         let expires = if dead { Instant::now() } else { grant.ticket.expires };
         Grant { duration, ticket: Ticket { order, expires, ..grant.ticket } }
+    }
+
+    /// Marks inodes that a mutation of this session changed which was asked at `stamp`. Answers the order of that mark, and those of which
+    /// nothing else was marked meanwhile: of them the answer counts from here on.
+    pub(crate) fn conclude_inodes(&self, inodes: &[InodeId], stamp: Stamp) -> (u64, Vec<InodeId>) {
+        let mut marks = self.marks.lock();
+        let unmarked = |inode: &InodeId| !marks.inode_marked(*inode, stamp.order, Against::All);
+        let counted = inodes.iter().copied().filter(unmarked).collect();
+        let order = self.order.fetch_add(1, Ordering::SeqCst) + 1;
+        marks.mark(order, inodes, &[]);
+        (order, counted)
     }
 
     /// For how long an answer may be passed on to a cache that cannot be emptied at once.

@@ -277,8 +277,15 @@ impl Stream {
         };
         let mut delegated = false;
         let mut shown = Vec::new();
-        if let Request::TouchAccess { inodes } = request {
-            shown = self.leader.show_files(self.session, inodes.into_iter());
+        match request {
+            Request::TouchAccess { inodes } => shown = self.leader.show_files(self.session, inodes.into_iter()),
+            // It is looked at next, under its new name.
+            Request::Rename { parent, new_parent, .. } => {
+                let changed = answered.changed.iter().flatten().copied();
+                let moved = changed.filter(|inode| ![parent, new_parent].contains(inode));
+                shown = self.leader.show_files(self.session, moved);
+            }
+            _ => (),
         }
         match (asked, &answered.reply) {
             (SoftPart::Open { delegate }, Reply::Entry { attributes, created }) => {

@@ -600,7 +600,7 @@ pub struct Reply {
     /// as in QueryAnswer
     #[prost(fixed64, tag = "15")]
     pub pages_era: u64,
-    /// of a Flush the files that it ended, of a TouchAccess those that it named
+    /// of a Flush the files that it ended, of a TouchAccess those that it named, of a Rename what it moved
     #[prost(message, repeated, tag = "16")]
     pub shown: ::prost::alloc::vec::Vec<ShownFile>,
 }
