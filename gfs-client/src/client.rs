@@ -314,7 +314,7 @@ impl Client {
             grants.mark_all();
             cache.clear();
         }
-        let shown = after.shown.iter().filter_map(|file| file.attributes.clone());
+        let shown = after.shown.iter().filter_map(|file| file.attributes);
         let told = after.parents.into_iter().chain(shown);
         let mut told: Vec<Attributes> = told.filter_map(|of| of.try_into().ok()).collect();
         let changed: Vec<InodeId> = after.changed.into_iter().map(InodeId).chain(inodes.iter().copied()).collect();
