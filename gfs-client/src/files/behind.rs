@@ -261,8 +261,9 @@ impl OpenFile {
         data: Bytes,
         clear_suid: bool,
     ) -> Result<(), ClientError> {
-        let taken = data.len() <= LITTLE || self.end_of(offset, data.len() as u64)? <= SMALL;
-        if taken && !data.is_empty() && self.queue(offset, &data)? {
+        let end = self.end_of(offset, data.len() as u64)?;
+        let taken = !data.is_empty() && (end <= SMALL || data.len() <= LITTLE);
+        if taken && self.queue(offset, &data)? {
             return Ok(());
         }
         self.write(context, offset, data, clear_suid).await

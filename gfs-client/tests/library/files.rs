@@ -680,3 +680,15 @@ async fn records_in_a_file_of_its_own_are_answered_early_and_those_of_others_com
     let again = open(&other, &file).await;
     assert_eq!(again.append(&call(), "more".into(), false).await.unwrap(), 6_010);
 }
+
+#[tokio::test]
+async fn write_beyond_the_longest_file_is_refused_also_where_it_would_wait() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let client = cluster.client().await;
+    let file = held(&cluster, &client, "f").await;
+    for offset in [i64::MAX as u64, u64::MAX - 2] {
+        let refused = file.write_behind(&call(), offset, pattern(0, 10), false).await;
+        assert!(matches!(refused, Err(ClientError::Refused(Refusal::TooLarge))), "{offset}: {refused:?}");
+    }
+    assert_eq!(size(&client, &file).await, 10);
+}
