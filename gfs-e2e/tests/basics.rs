@@ -50,7 +50,8 @@ fn removed_files_leave_the_disks_of_the_chunk_servers() {
     wait_until("three replicas of every file are counted", Duration::from_secs(30), || chunks() >= 60);
     // What a mount keeps reserved for its next files is a pool of empty chunks: long files, but nothing is allocated in them.
     let used = || {
-        let script = "find . -path '*chunkd*/chunks/*' -type f -printf '%k\\n' | awk '$1 > 1000' | wc -l";
+        let script =
+            "find . -ignore_readdir_race -path '*chunkd*/chunks/*' -type f -printf '%k\\n' | awk '$1 > 1000' | wc -l";
         shell(&cluster.dir(), script).trim().parse::<u64>().unwrap()
     };
     wait_until("the bytes of all replicas are on the disks", Duration::from_secs(30), || used() >= 60);
