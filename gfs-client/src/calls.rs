@@ -285,21 +285,22 @@ impl Client {
         }
         let request = v1::Request::from(&Request::TouchAccess { inodes });
         let (reply, stamp) = self.mutate_wire("touch", context, request).await?;
-        self.take_shown(reply.shown, stamp, |_| Vec::new());
+        self.take_shown(reply.shown, stamp, |_| Some(Vec::new()));
         Ok(())
     }
 
-    /// Takes files as the master shows them after a mutation, with windows of them that are known.
+    /// Takes files as the master shows them after a mutation, each with the windows of it that are known; without such it is left out.
     pub(crate) fn take_shown(
         &self,
         shown: Vec<v1::ShownFile>,
         stamp: Stamp,
-        windows: impl Fn(&Attributes) -> Vec<(u32, Window)>,
+        windows: impl Fn(&Attributes) -> Option<Vec<(u32, Window)>>,
     ) {
         for v1::ShownFile { attributes, grant_ms, pages_era } in shown {
             let Some(Ok(attributes)) = attributes.map(Attributes::try_from) else { continue };
+            let Some(windows) = windows(&attributes) else { continue };
             let fresh = Fresh { attributes: &attributes, stamp, grant_ms, pages_era: Some(pages_era) };
-            self.inner.cache.insert(&self.inner.grants, &fresh, windows(&attributes));
+            self.inner.cache.insert(&self.inner.grants, &fresh, windows);
         }
     }
 
@@ -413,13 +414,12 @@ impl Client {
         let file = if mode.pages { file.with_pages() } else { file };
         // Who has asked for the grant meanwhile may not have been told of the handle.
         let (attributes, expires, era) = openable()?;
-        let left = expires.saturating_duration_since(stamp.sent).as_millis() as u32;
-        let grant = Grant::new(stamp, left, Keys { inodes: vec![inode], ..Keys::default() });
+        let grant = Grant::until(stamp, expires, Keys { inodes: vec![inode], ..Keys::default() });
         Some(Opened { attributes, grant, created: false, pages: mode.pages.then_some(era), file })
     }
 
     /// The first chunks of a file as a window, when they surely are all of it: the last one is among them.
-    fn whole(&self, attributes: &Attributes, chunks: Window) -> Vec<(u32, Window)> {
+    pub(crate) fn whole(&self, attributes: &Attributes, chunks: Window) -> Vec<(u32, Window)> {
         let count = attributes.size.div_ceil(self.inner.chunk_size);
         let last = u32::try_from(count).ok().and_then(|count| count.checked_sub(1));
         let whole = count == 0 || last.is_some_and(|last| last < WINDOW && chunks.contains_key(&last));

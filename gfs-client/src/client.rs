@@ -23,7 +23,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
 
 /// How a client behaves.
 #[derive(Clone, Debug)]
@@ -314,30 +313,19 @@ impl Client {
             grants.mark_all();
             cache.clear();
         }
-        let shown = after.shown.iter().filter_map(|file| file.attributes);
-        let told = after.parents.into_iter().chain(shown);
-        let mut told: Vec<Attributes> = told.filter_map(|of| of.try_into().ok()).collect();
         let changed: Vec<InodeId> = after.changed.into_iter().map(InodeId).chain(inodes.iter().copied()).collect();
         let sent = grant.ticket.stamp(grant.duration).sent;
-        let grant = grants.conclude(grant, &changed, entries, &mut told);
+        let (grant, counted) = grants.conclude(grant, &changed, entries);
         cache.drop_inodes(&changed);
-        let stamp = Stamp { order: grant.ticket.stamp(grant.duration).order, sent };
         for (parent, _) in entries {
             grants.renew_listing(*parent, &grant);
         }
-        for attributes in told {
-            let shown = after
-                .shown
-                .iter()
-                .find(|file| file.attributes.as_ref().is_some_and(|of| of.inode == attributes.inode.0));
-            match shown {
-                Some(v1::ShownFile { grant_ms, pages_era, .. }) => {
-                    let (grant_ms, pages_era) = (*grant_ms, Some(*pages_era));
-                    cache.insert(grants, &Fresh { attributes: &attributes, stamp, grant_ms, pages_era }, Vec::new());
-                }
-                None => cache.keep_directory(grants, attributes, &grant.ticket),
-            }
+        let parents = after.parents.into_iter().filter_map(|of| Attributes::try_from(of).ok());
+        for attributes in parents.filter(|of| counted.contains(&of.inode)) {
+            cache.keep_directory(grants, attributes, &grant.ticket);
         }
+        let stamp = Stamp { order: grant.ticket.order(), sent };
+        self.take_shown(after.shown, stamp, |of| counted.contains(&of.inode).then(Vec::new));
         grant
     }
 
@@ -429,15 +417,16 @@ impl Client {
         // Before it is looked, so that what is marked from here on ends the grant.
         let stamp = grants.stamp();
         let (target, expires) = grants.name(&entry)?;
-        let left = |expires: Instant| expires.saturating_duration_since(stamp.sent).as_millis() as u32;
         let Some(inode) = target else {
             let keys = Keys { entry: Some(entry), ..Keys::default() };
-            let answer = Answer::Refused(Refusal::NotFound);
-            return Some(Answered { answer, grant: Grant::new(stamp, left(expires), keys) });
+            return Some(Answered {
+                answer: Answer::Refused(Refusal::NotFound),
+                grant: Grant::until(stamp, expires, keys),
+            });
         };
         let (attributes, of_inode) = self.known_attributes(inode)?;
         let keys = Keys { inodes: vec![inode], entry: Some(entry), listing: None };
-        let grant = Grant::new(stamp, left(expires.min(of_inode.ticket.expires())), keys);
+        let grant = Grant::until(stamp, expires.min(of_inode.ticket.expires()), keys);
         Some(Answered { answer: Answer::Attributes(attributes), grant })
     }
 
@@ -451,8 +440,7 @@ impl Client {
         }
         let stamp = grants.stamp();
         let (attributes, expires) = cache.exact(inode).filter(|_| !files.is_written(inode))?;
-        let left = expires.saturating_duration_since(stamp.sent).as_millis() as u32;
-        Some((attributes, Grant::new(stamp, left, Keys { inodes: vec![inode], ..Keys::default() })))
+        Some((attributes, Grant::until(stamp, expires, Keys { inodes: vec![inode], ..Keys::default() })))
     }
 
     fn learn_name(&self, parent: InodeId, name: &[u8], answer: &Answer, grant: &Grant) {

@@ -2,14 +2,14 @@
 //!
 //! This room owns when and how; what is told is `delegations`'.
 
-use crate::client::Client;
+use crate::client::{Client, Inner};
 use crate::delegations::{Delegations, Held, Report};
 use crate::error::ClientError;
-use crate::grants::Stamp;
+use crate::grants::{Grant, Keys, Stamp};
 use crate::limit::{CallContext, CallLimit};
 use crate::session::Call;
 use gfs_core::ids::InodeId;
-use gfs_core::meta::request::{Attributes, Credentials, FlushedFile, Refusal, Reply, Request};
+use gfs_core::meta::request::{Credentials, FlushedFile, Refusal, Reply, Request};
 use gfs_proto::convert::reply_from_wire;
 use gfs_proto::v1::{self, request::Kind, server_message::Body as Said};
 use std::collections::BTreeSet;
@@ -78,20 +78,18 @@ impl Client {
         }
     }
 
-    fn conclude_flush(&self, reports: &[Report], refused: &[(u32, Refusal)], (mut shown, stamp): AfterFlush) {
+    fn conclude_flush(&self, reports: &[Report], refused: &[(u32, Refusal)], (shown, stamp): AfterFlush) {
         let ended: Vec<InodeId> = reports.iter().filter(|report| report.ends).map(|of| of.file.inode).collect();
         // What was asked for before is not to be cached: it may show the file as the master knew it then.
-        let (order, counted) = self.inner.grants.conclude_inodes(&ended, stamp);
-        self.inner.cache.drop_inodes(&ended);
-        shown.retain(|file| file.attributes.as_ref().is_some_and(|of| counted.contains(&InodeId(of.inode))));
-        let windows = |of: &Attributes| {
+        let Inner { grants, cache, .. } = &*self.inner;
+        let (grant, counted) = grants.conclude(Grant::new(stamp, 0, Keys::default()), &ended, &[]);
+        let order = grant.ticket.order();
+        cache.drop_inodes(&ended);
+        self.take_shown(shown, Stamp { order, ..stamp }, |of| {
             let report = reports.iter().find(|report| report.file.inode == of.inode);
-            report
-                .and_then(|report| report.window(of.size, self.inner.chunk_size))
-                .map(|window| (0, window))
-                .into_iter()
-        };
-        self.take_shown(shown, Stamp { order, ..stamp }, |of| windows(of).collect());
+            let report = report.filter(|report| counted.contains(&report.file.inode))?;
+            Some(self.whole(of, report.chunks.clone()))
+        });
         for (at, report) in (0..).zip(reports) {
             if report.closes && report.held.take_closed() {
                 self.inner.session.closed_file(report.file.inode.0);

@@ -10,7 +10,6 @@ use crate::liveness::Liveness;
 use crate::names::{Entry, KnownNames};
 use gfs_core::ids::InodeId;
 use gfs_core::meta::grants::PASSED_ON_MS;
-use gfs_core::meta::request::Attributes;
 use gfs_proto::v1;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
@@ -61,6 +60,10 @@ impl Ticket {
         self.expires
     }
 
+    pub(crate) fn order(&self) -> u64 {
+        self.order
+    }
+
     /// As if what it covers had been asked for when it began to hold.
     pub(crate) fn stamp(&self, granted: Duration) -> Stamp {
         Stamp { order: self.order, sent: self.expires - granted }
@@ -89,6 +92,13 @@ impl Grant {
         let duration = Duration::from_millis(grant_ms.into());
         let Keys { inodes, entry, listing } = keys;
         Self { duration, ticket: Ticket { order: stamp.order, expires: stamp.sent + duration, inodes, entry, listing } }
+    }
+
+    /// Of what is known under a grant that ends then, as it was looked up at `stamp`.
+    pub(crate) fn until(stamp: Stamp, expires: Instant, keys: Keys) -> Self {
+        let Keys { inodes, entry, listing } = keys;
+        let duration = expires.saturating_duration_since(stamp.sent);
+        Self { duration, ticket: Ticket { order: stamp.order, expires, inodes, entry, listing } }
     }
 }
 
@@ -271,42 +281,22 @@ impl Grants {
     pub(crate) fn absence(&self, directory: InodeId, name: &[u8]) -> Option<Grant> {
         let stamp = self.stamp();
         let expires = self.complete.absent(directory, name).filter(|_| self.liveness.is_live())?;
-        let duration = expires.saturating_duration_since(stamp.sent);
-        let entry = Some((directory, name.to_vec()));
-        Some(Grant {
-            duration,
-            ticket: Ticket { order: stamp.order, expires, inodes: Vec::new(), entry, listing: None },
-        })
+        let keys = Keys { entry: Some((directory, name.to_vec())), ..Keys::default() };
+        Some(Grant::until(stamp, expires, keys))
     }
 
     /// Marks what an own mutation changed, and lets its reply count from here on, unless something else was marked while it was under way.
-    /// Of what the reply told of, that stays in `told` of which nothing was marked meanwhile.
-    pub(crate) fn conclude(
-        &self,
-        grant: Grant,
-        inodes: &[InodeId],
-        entries: &[(InodeId, Vec<u8>)],
-        told: &mut Vec<Attributes>,
-    ) -> Grant {
+    /// Answers too those of `inodes` of which nothing was marked meanwhile: what the reply says of them counts from here on.
+    pub(crate) fn conclude(&self, grant: Grant, inodes: &[InodeId], entries: &[Entry]) -> (Grant, Vec<InodeId>) {
         let mut marks = self.marks.lock();
-        told.retain(|of| !marks.inode_marked(of.inode, grant.ticket.order, Against::All));
+        let unmarked = |inode: &InodeId| !marks.inode_marked(*inode, grant.ticket.order, Against::All);
+        let counted = inodes.iter().copied().filter(unmarked).collect();
         let dead = marks.dead(&grant.ticket);
         let order = self.order.fetch_add(1, Ordering::SeqCst) + 1;
         marks.mark(order, inodes, entries);
         let duration = if dead { Duration::ZERO } else { grant.duration };
         let expires = if dead { Instant::now() } else { grant.ticket.expires };
-        Grant { duration, ticket: Ticket { order, expires, ..grant.ticket } }
-    }
-
-    /// Marks inodes that a mutation of this session changed which was asked at `stamp`. Answers the order of that mark, and those of which
-    /// nothing else was marked meanwhile: of them the answer counts from here on.
-    pub(crate) fn conclude_inodes(&self, inodes: &[InodeId], stamp: Stamp) -> (u64, Vec<InodeId>) {
-        let mut marks = self.marks.lock();
-        let unmarked = |inode: &InodeId| !marks.inode_marked(*inode, stamp.order, Against::All);
-        let counted = inodes.iter().copied().filter(unmarked).collect();
-        let order = self.order.fetch_add(1, Ordering::SeqCst) + 1;
-        marks.mark(order, inodes, &[]);
-        (order, counted)
+        (Grant { duration, ticket: Ticket { order, expires, ..grant.ticket } }, counted)
     }
 
     /// For how long an answer may be passed on to a cache that cannot be emptied at once.
@@ -486,12 +476,12 @@ mod tests {
     fn the_reply_of_an_own_mutation_survives_its_own_mark_but_no_other() {
         let grants = Grants::default();
         let reply = grant(&grants);
-        let kept = grants.conclude(reply.clone(), &[FILE], &[(DIRECTORY, b"x".to_vec())], &mut Vec::new());
+        let kept = grants.conclude(reply.clone(), &[FILE], &[(DIRECTORY, b"x".to_vec())]).0;
         assert!(left(&grants, &kept));
         assert!(!left(&grants, &reply));
         let overtaken = grant(&grants);
         grants.mark(&[FILE], &[]);
-        let dropped = grants.conclude(overtaken, &[FILE], &[], &mut Vec::new());
+        let dropped = grants.conclude(overtaken, &[FILE], &[]).0;
         assert!(!left(&grants, &dropped));
         assert_eq!(dropped.duration, Duration::ZERO);
     }

@@ -1,7 +1,6 @@
 //! What an own mutation teaches about names: what it has made stands where it was made, and what it has removed is gone.
 
 use crate::grants::{Grant, Grants};
-use crate::names::Entry;
 use gfs_core::ids::InodeId;
 use gfs_core::meta::request::{RenameMode, Reply, Request};
 
@@ -41,10 +40,7 @@ impl Lessons {
 
     /// Takes the reply, whose grant holds for the names as they are now.
     pub(crate) fn learn(&self, request: &Request, reply: &Reply, grants: &Grants, grant: &Grant) {
-        let learn = |parent: &InodeId, name: &[u8], target| {
-            let entry: Entry = (*parent, name.to_vec());
-            grants.learn(entry, target, grant);
-        };
+        let learn = |parent: &InodeId, name: &[u8], target| grants.learn((*parent, name.to_vec()), target, grant);
         match (request, reply) {
             (
                 Request::Create { parent, name, .. } | Request::Link { parent, name, .. },

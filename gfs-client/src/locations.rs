@@ -290,19 +290,20 @@ impl FileCache {
 
     /// Attributes and the asked chunks, when all of it is known under a live grant.
     pub(crate) fn get(&self, inode: InodeId, first: u32, last: u32) -> Option<(Attributes, Window)> {
-        let mut files = self.files.lock();
-        let file = files.get(&inode).filter(|file| file.expires > Instant::now() && self.liveness.is_live())?;
-        let mut found = Window::new();
-        let mut start = first - first % WINDOW;
-        while start <= last {
-            let window = file.windows.get(&start)?;
-            found.extend(window.range(first.max(start)..=last).map(|(index, handle)| (*index, *handle)));
-            let Some(next) = start.checked_add(WINDOW) else { break };
-            start = next;
-        }
-        Some((file.attributes.clone(), found))
+        self.live(inode, |file| {
+            let mut found = Window::new();
+            let mut start = first - first % WINDOW;
+            while start <= last {
+                let window = file.windows.get(&start)?;
+                found.extend(window.range(first.max(start)..=last).map(|(index, handle)| (*index, *handle)));
+                let Some(next) = start.checked_add(WINDOW) else { break };
+                start = next;
+            }
+            Some((file.attributes.clone(), found))
+        })
     }
 
+    /// What is known of a file under a live grant.
     fn live<R>(&self, inode: InodeId, take: impl FnOnce(&CachedFile) -> Option<R>) -> Option<R> {
         if !self.liveness.is_live() {
             return None;
@@ -322,9 +323,8 @@ impl FileCache {
 
     /// What an open for reading would be answered, when it needs no question: the attributes, the end of their grant, the era of pages.
     pub(crate) fn openable(&self, inode: InodeId) -> Option<(Attributes, Instant, u64)> {
-        let is_file = |file: &CachedFile| file.attributes.file_type == FileType::File;
         self.live(inode, |file| {
-            let openable = file.timed && file.pages_era != 0 && is_file(file);
+            let openable = file.timed && file.pages_era != 0 && file.attributes.file_type == FileType::File;
             openable.then(|| (file.attributes.clone(), file.expires, file.pages_era))
         })
     }
@@ -356,9 +356,8 @@ impl FileCache {
         let stamp = grants.stamp();
         let mut directories = self.directories.lock();
         let (attributes, expires) = directories.get(&inode).filter(|_| self.liveness.is_live())?;
-        let left = expires.checked_duration_since(stamp.sent).filter(|left| !left.is_zero())?;
-        let keys = Keys { inodes: vec![inode], ..Keys::default() };
-        Some((attributes.clone(), Grant::new(stamp, left.as_millis() as u32, keys)))
+        let grant = Grant::until(stamp, *expires, Keys { inodes: vec![inode], ..Keys::default() });
+        (!grant.duration.is_zero()).then(|| (attributes.clone(), grant))
     }
 
     /// Some directory was moved or removed by its name: which one is not known.

@@ -1,7 +1,7 @@
 //! One file that this session holds: what was done to it, how far the master knows that, and which answered writes are still to be carried out.
 
 use crate::grants::Grant;
-use crate::locations::{Locations, WINDOW, Window};
+use crate::locations::{Locations, Window};
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId};
 use gfs_core::meta::delegations as rules;
 use gfs_core::meta::request::{AttributeChanges, Attributes, Credentials, FlushedFile, Timestamp, UsedChunk};
@@ -106,16 +106,8 @@ pub(crate) struct Report {
     pub(crate) closes: bool,
     attributes: Attributes,
     version: u64,
-    /// All chunks that are attached.
-    chunks: Window,
-}
-
-impl Report {
-    /// The first window of the file, when it holds all of it.
-    pub(crate) fn window(&self, size: u64, chunk_size: u64) -> Option<Window> {
-        let whole = size.div_ceil(chunk_size) <= u64::from(WINDOW);
-        (whole && self.chunks.keys().all(|index| *index < WINDOW)).then(|| self.chunks.clone())
-    }
+    /// All chunks that are attached, at the end of the delegation.
+    pub(crate) chunks: Window,
 }
 
 impl State {

@@ -93,7 +93,7 @@ pub(super) async fn run(shared: Arc<Shared>, recaller: Arc<Recaller>) {
         let mut welcomed = false;
         let end = link.attempt(&address, &mut welcomed).await;
         shared.table.lock().disconnect();
-        // Nothing is heard any more of what others change. The stream is still there: when it ends the master counts on this.
+        // Nothing is heard any more of what others change; the master counts on this a moment after the end of the stream.
         shared.concerned.grants.mark_all();
         shared.concerned.files.clear();
         if welcomed {
@@ -192,15 +192,11 @@ impl Link {
         self.serve(Stream { incoming, connection, lease }).await
     }
 
-    /// Takes the welcome: caches may have missed invalidations, and locks are gone with an old session.
+    /// Takes the welcome: the kernel's caches may have missed invalidations, and locks are gone with an old session.
     fn welcome(&self, out: mpsc::Sender<v1::ClientMessage>, welcome: v1::Welcome, again: bool) -> u64 {
         let Shared { table, concerned, phase, data, .. } = &*self.shared;
-        if again {
-            concerned.grants.mark_all();
-            concerned.files.clear();
-            if !self.recaller.push(Recall::Reset) {
-                tracing::warn!("too many recalls wait for the kernel");
-            }
+        if again && !self.recaller.push(Recall::Reset) {
+            tracing::warn!("too many recalls wait for the kernel");
         }
         let mut table = table.lock();
         let before = table.session;

@@ -505,24 +505,12 @@ impl Table {
 
     /// A file handle was closed, and the master knows. Returns whether it was held.
     pub(super) fn closed(&mut self, inode: u64, access: u32) -> bool {
-        let Some(count) = self.opens.get_mut(&(inode, access)) else { return false };
-        *count -= 1;
-        if *count == 0 {
-            self.opens.remove(&(inode, access));
-        }
-        true
+        take_one(&mut self.opens, (inode, access))
     }
 
     /// A file handle was closed.
     pub(super) fn close(&mut self, inode: u64, access: u32) {
-        if !self.closed(inode, access) {
-            return;
-        }
-        if let Some(count) = self.untold.get_mut(&(inode, access)) {
-            *count -= 1;
-            if *count == 0 {
-                self.untold.remove(&(inode, access));
-            }
+        if !self.closed(inode, access) || take_one(&mut self.untold, (inode, access)) {
             return;
         }
         let close = v1::CloseFile { inode, access, count: 1 };
@@ -565,6 +553,16 @@ impl Table {
         self.heard = Instant::now();
         self.probed = None;
     }
+}
+
+/// Takes one handle off a count of open files. Returns whether there was one.
+fn take_one(counts: &mut BTreeMap<(u64, u32), u32>, key: (u64, u32)) -> bool {
+    let Some(count) = counts.get_mut(&key) else { return false };
+    *count -= 1;
+    if *count == 0 {
+        counts.remove(&key);
+    }
+    true
 }
 
 /// Wire value of a lock mode.

@@ -59,8 +59,6 @@ pub struct Conflict {
     pub inodes: Vec<InodeId>,
     /// Names to drop.
     pub entries: Vec<(InodeId, Vec<u8>)>,
-    /// When the last of the grants ends by itself, in ms of the caller's clock.
-    pub until_ms: u64,
 }
 
 /// A session of which the master has heard nothing for so long uses no grant any more.
@@ -197,10 +195,9 @@ impl GrantTable {
             if !others.is_empty() {
                 self.mark_contended(key, now_ms);
             }
-            for (session, until_ms) in others {
-                let none = Conflict { session, inodes: Vec::new(), entries: Vec::new(), until_ms };
+            for (session, _) in others {
+                let none = Conflict { session, inodes: Vec::new(), entries: Vec::new() };
                 let conflict = found.entry(session).or_insert(none);
-                conflict.until_ms = conflict.until_ms.max(until_ms);
                 match key {
                     (inode, Cached::Attributes) => conflict.inodes.push(inode),
                     (inode, Cached::Entries) => {
@@ -351,9 +348,9 @@ mod tests {
         assert_eq!(table.grant(B, FILE, Attributes, 400), Some(1_000));
         assert_eq!(table.grant(B, DIRECTORY, Entries, 400), Some(1_000));
         let found = table.conflicts(&touch(&[FILE], &[(DIRECTORY, "x")]), A, 500);
-        let expected =
-            Conflict { session: B, inodes: vec![FILE], entries: vec![(DIRECTORY, b"x".to_vec())], until_ms: 1_400 };
+        let expected = Conflict { session: B, inodes: vec![FILE], entries: vec![(DIRECTORY, b"x".to_vec())] };
         assert_eq!(found, vec![expected]);
+        assert_eq!(table.stands_until(&found[0], 500), Some(1_400));
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl Leader {
         // A mutation that is under way is seen by the gate, one that is done by its effect, and one that comes later finds the delegation.
         let untouched = is_plain(made)
             && state.attributes(inode).as_ref() == Some(made)
-            && self.grant(session, &[(inode, Cached::Attributes)], None).ms > 0;
+            && self.grant(&state, session, &[(inode, Cached::Attributes)], None).ms > 0;
         if !untouched || !self.delegations.table.lock().give(session, inode) {
             return false;
         }

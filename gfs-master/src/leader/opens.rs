@@ -136,16 +136,24 @@ impl Leader {
         drop(self.gate.clear(&self.sessions, touched, writer).await);
     }
 
-    /// As `Gate::grant`, but nothing to a session that may have pages of a file that another may write. Says too whether `alone`, if it is
-    /// among the items, is open for writing nowhere else: its holder may open it without a word until the grant ends.
-    pub(super) fn grant(&self, session: SessionId, items: &[(InodeId, Cached)], alone: Option<InodeId>) -> Granted {
+    /// As `Gate::grant`, but nothing to a session that may have pages of a file that another may write, and nothing of a file that is being
+    /// cut: how much it occupies changes by itself in a moment. Says too whether `alone`, if it is among the items, is open for writing
+    /// nowhere else: its holder may open it without a word until the grant ends.
+    pub(super) fn grant(
+        &self,
+        state: &State,
+        session: SessionId,
+        items: &[(InodeId, Cached)],
+        alone: Option<InodeId>,
+    ) -> Granted {
         // Kept until it is granted: a writer that opens later finds the grant.
         let opens = self.opens.lock();
         let known = self.sessions.others_reclaimed(session);
         let written = |inode: InodeId| !known || opens.table.writers(inode).any(|writer| writer != session);
         let uses = |inode: InodeId| opens.table.page_users(inode).any(|user| user == session);
         let barred = |(inode, what): &(InodeId, Cached)| {
-            *what == Cached::Attributes && opens.table.has_pages() && uses(*inode) && written(*inode)
+            let pages = || opens.table.has_pages() && uses(*inode) && written(*inode);
+            *what == Cached::Attributes && (pages() || state.shrink(*inode).is_some())
         };
         if items.iter().any(barred) {
             return Granted::default();

@@ -7,7 +7,6 @@ use super::opens::Granted;
 use gfs_core::ids::{InodeId, SessionId};
 use gfs_core::meta::grants::Cached;
 use gfs_core::meta::request::{Answer, Attributes, Credentials, FileType, Query, Refusal, Reply, Request};
-use gfs_core::meta::state::State;
 
 /// An answer, and what may be done with it.
 #[derive(Clone, Debug)]
@@ -34,8 +33,8 @@ impl Leader {
         let mut answer = state.query(credentials, query);
         // While the state is locked no mutation can come between the answer and its grant.
         let granted = match grants_of(query, &answer) {
-            Some(items) if !is_being_cut(&state, &items) => self.grant(session, &items, file_of(&answer)),
-            _ => Granted::default(),
+            Some(items) => self.grant(&state, session, &items, file_of(&answer)),
+            None => Granted::default(),
         };
         drop(state);
         self.times.show_answer(&mut answer);
@@ -90,8 +89,7 @@ impl Leader {
             items.extend([(parent, Cached::Entries), (parent, Cached::Attributes)]);
             shown.extend(ask(&Query::GetAttributes { inode: parent }));
         }
-        let granted =
-            if is_being_cut(&state, &items) { Granted::default() } else { self.grant(session, &items, alone) };
+        let granted = self.grant(&state, session, &items, alone);
         drop(state);
         shown.iter_mut().for_each(|attributes| self.times.show(attributes));
         (granted, if granted.ms == 0 { Vec::new() } else { shown })
@@ -107,11 +105,6 @@ fn names_of(request: &Request) -> (Vec<InodeId>, Option<&[u8]>) {
         Request::Rename { parent, new_parent, .. } => (vec![*parent, *new_parent], None),
         _ => (Vec::new(), None),
     }
-}
-
-/// Whether how much a file occupies will change by itself in a moment.
-fn is_being_cut(state: &State, items: &[(InodeId, Cached)]) -> bool {
-    items.iter().any(|(inode, what)| *what == Cached::Attributes && state.shrink(*inode).is_some())
 }
 
 /// The file that an answer is about.

@@ -150,8 +150,8 @@ impl SoftSessions {
     /// As `tell`, what the session must not miss: one that is connected and does not read loses its connection. One that is not has
     /// dropped what it had.
     pub fn must_tell(&self, session: SessionId, body: v1::server_message::Body) {
-        let mut inner = self.inner.lock();
-        let Some(soft) = inner.sessions.get_mut(&session) else { return };
+        let inner = self.inner.lock();
+        let Some(soft) = inner.sessions.get(&session) else { return };
         let message = Ok(v1::ServerMessage { tag: 0, body: Some(body) });
         if soft.outgoing.as_ref().is_some_and(|out| out.try_send(message).is_err()) {
             soft.replaced.send_replace(true);

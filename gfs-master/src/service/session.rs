@@ -269,7 +269,6 @@ impl Stream {
         };
         let id = command.id;
         self.note(&command, &asked);
-        let request = command.request.clone();
         let answered = match self.leader.mutate(command, Waits::No).await {
             Ok(answered) => answered,
             // Asked again it is still waited for.
@@ -277,16 +276,6 @@ impl Stream {
         };
         let mut delegated = false;
         let mut shown = Vec::new();
-        match request {
-            Request::TouchAccess { inodes } => shown = self.leader.show_files(self.session, inodes.into_iter()),
-            // It is looked at next, under its new name.
-            Request::Rename { parent, new_parent, .. } => {
-                let changed = answered.changed.iter().flatten().copied();
-                let moved = changed.filter(|inode| ![parent, new_parent].contains(inode));
-                shown = self.leader.show_files(self.session, moved);
-            }
-            _ => (),
-        }
         match (asked, &answered.reply) {
             (SoftPart::Open { delegate }, Reply::Entry { attributes, created }) => {
                 if let Err(refusal) = self.leader.hold_made(id, attributes.inode) {
@@ -303,7 +292,13 @@ impl Stream {
                 let ended = files.iter().filter(|file| file.ends).map(|file| file.inode);
                 shown = self.leader.show_files(self.session, ended);
             }
-            _ => (),
+            (SoftPart::Touch(inodes), _) => shown = self.leader.show_files(self.session, inodes.into_iter()),
+            (SoftPart::Move(directories), _) => {
+                let changed = answered.changed.iter().flatten().copied();
+                let moved = changed.filter(|inode| !directories.contains(inode));
+                shown = self.leader.show_files(self.session, moved);
+            }
+            (SoftPart::Nothing, _) => (),
         }
         self.reply(&answered, delegated, &shown)
     }
@@ -538,6 +533,10 @@ enum SoftPart {
     },
     /// To take back what it flushed.
     Flush(Vec<GivenBack>),
+    /// To show what was read.
+    Touch(Vec<InodeId>),
+    /// To show what was moved between these directories: it is looked at next, under its new name.
+    Move([InodeId; 2]),
 }
 
 struct GivenBack {
@@ -559,6 +558,8 @@ impl SoftPart {
                 };
                 Self::Flush(flush.files.iter().map(one).collect())
             }
+            Some(Kind::TouchAccesses(touch)) => Self::Touch(touch.inodes.iter().copied().map(InodeId).collect()),
+            Some(Kind::Rename(rename)) => Self::Move([rename.parent, rename.new_parent].map(InodeId)),
             _ => Self::Nothing,
         }
     }

@@ -49,15 +49,16 @@ pub(super) fn step(
     if setting.interrupted.load(Ordering::Acquire) {
         bail!("interrupted");
     }
-    let together = Barrier::new(setting.jobs.into());
+    let together = Barrier::new(setting.asked.jobs.into());
     let one = |number: u16| {
         together.wait();
         let begun = Instant::now();
-        let mut count = Count { until: begun + setting.limit, amount: 0, calls: Vec::new() };
+        let mut count =
+            Count { until: begun + Duration::from_secs(setting.asked.seconds), amount: 0, calls: Vec::new() };
         job(number, &mut count).map(|()| (count, begun, Instant::now()))
     };
     let done: io::Result<Vec<_>> = std::thread::scope(|scope| {
-        let jobs: Vec<_> = (0..setting.jobs).map(|number| scope.spawn(move || one(number))).collect();
+        let jobs: Vec<_> = (0..setting.asked.jobs).map(|number| scope.spawn(move || one(number))).collect();
         let ends = jobs.into_iter().map(|job| job.join().unwrap_or_else(|_| Err(io::Error::other("a job panicked"))));
         ends.collect()
     });

@@ -8,12 +8,11 @@ mod steps;
 
 use crate::human;
 use anyhow::{Context, Result, bail};
-use report::{Report, Saved};
+use report::{Report, Saved, Settings};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 /// Arguments of `gfs bench`.
 #[derive(clap::Args, Debug)]
@@ -65,10 +64,7 @@ const GROUPS: [Group; 4] = [Group::Seq, Group::Rand, Group::Names, Group::Small]
 /// What every step needs to know.
 struct Setting {
     place: PathBuf,
-    size: u64,
-    files: u32,
-    jobs: u16,
-    limit: Duration,
+    asked: Settings,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -81,10 +77,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let place = place.with_context(|| format!("cannot make a directory in {}", args.dir.display()))?;
     let setting = Setting {
         place: place.path().to_owned(),
-        size: args.size.next_multiple_of(measure::PIECE as u64).max(measure::PIECE as u64),
-        files: args.files,
-        jobs: args.jobs,
-        limit: Duration::from_secs(args.seconds),
+        asked: Settings {
+            size: args.size.next_multiple_of(measure::PIECE as u64).max(measure::PIECE as u64),
+            files: args.files,
+            jobs: args.jobs,
+            seconds: args.seconds,
+        },
         interrupted: interrupted.clone(),
     };
     runtime.spawn(async move {
@@ -104,15 +102,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     measured?;
     cleaned?;
-    let saved = report.end(settings_of(&setting), &args.dir)?;
+    let saved = report.end(setting.asked, &args.dir)?;
     if let Some(file) = &args.save {
         saved.write(file)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn settings_of(setting: &Setting) -> report::Settings {
-    report::Settings { size: setting.size, files: setting.files, jobs: setting.jobs, seconds: setting.limit.as_secs() }
 }
 
 /// The directory of one job of a step.

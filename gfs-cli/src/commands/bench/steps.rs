@@ -18,7 +18,7 @@ const MOST: u64 = 100_000;
 
 /// Runs the steps of a group, and hands each over as it is done.
 pub(super) fn run(group: Group, setting: &Setting, done: &mut impl FnMut(Step) -> Result<()>) -> Result<()> {
-    for job in 0..setting.jobs {
+    for job in 0..setting.asked.jobs {
         let place = of_job(&setting.place, job);
         fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
     }
@@ -41,7 +41,7 @@ fn fill(setting: &Setting, job: u16, count: &mut Count) -> io::Result<()> {
     let mut numbers = SplitMix64::new(job.into());
     // Nothing that a file system could make smaller.
     piece.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&numbers.draw().to_le_bytes()));
-    for number in 0..setting.size / PIECE as u64 {
+    for number in 0..setting.asked.size / PIECE as u64 {
         piece[..8].copy_from_slice(&number.to_le_bytes());
         if !count.call(PIECE as u64, || file.write_all(&piece))? {
             break;
@@ -66,7 +66,7 @@ fn read_through(path: &Path, count: &mut Count) -> io::Result<()> {
 
 fn sequential(setting: &Setting, done: &mut impl FnMut(Step) -> Result<()>) -> Result<()> {
     done(step("write + fsync", Unit::Bytes, setting, |job, count| fill(setting, job, count))?)?;
-    for job in 0..setting.jobs {
+    for job in 0..setting.asked.jobs {
         forget(&large(setting, job));
     }
     done(step("read", Unit::Bytes, setting, |job, count| read_through(&large(setting, job), count))?)?;
@@ -86,7 +86,7 @@ fn forget(path: &Path) {
 struct Block([u8; SMALL]);
 
 fn random(setting: &Setting, done: &mut impl FnMut(Step) -> Result<()>) -> Result<()> {
-    let missing: Vec<u16> = (0..setting.jobs).filter(|job| !large(setting, *job).exists()).collect();
+    let missing: Vec<u16> = (0..setting.asked.jobs).filter(|job| !large(setting, *job).exists()).collect();
     if !missing.is_empty() {
         step("fill", Unit::Bytes, setting, |job, count| fill(setting, job, count))?;
     }
@@ -116,7 +116,7 @@ fn random(setting: &Setting, done: &mut impl FnMut(Step) -> Result<()>) -> Resul
     done(step("append 1K", Unit::Operations, setting, |job, count| {
         let path = of_job(&setting.place, job).join("log");
         let mut file = OpenOptions::new().append(true).create(true).open(path)?;
-        repeat(u64::from(setting.files) * 5, count, |_| file.write_all(&[9; 1024]))
+        repeat(u64::from(setting.asked.files) * 5, count, |_| file.write_all(&[9; 1024]))
     })?)
 }
 
@@ -146,7 +146,7 @@ fn each(
     call: impl Fn(&Path) -> io::Result<()>,
 ) -> io::Result<()> {
     let place = of_job(&setting.place, job);
-    for number in 0..setting.files {
+    for number in 0..setting.asked.files {
         let path = place.join(format!("{kind}{number:07}"));
         // A step before may have run out of time.
         if !count.call(1, || call(&path).or_else(absent))? {
@@ -188,9 +188,9 @@ fn small(setting: &Setting, done: &mut impl FnMut(Step) -> Result<()>) -> Result
     done(step("write small files", Unit::Operations, setting, |job, count| {
         each(setting, "s", job, count, |path| File::create_new(path)?.write_all(&[5; SMALL]))
     })?)?;
-    for job in 0..setting.jobs {
+    for job in 0..setting.asked.jobs {
         let place = of_job(&setting.place, job);
-        (0..setting.files).for_each(|number| forget(&place.join(format!("s{number:07}"))));
+        (0..setting.asked.files).for_each(|number| forget(&place.join(format!("s{number:07}"))));
     }
     done(step("read small files", Unit::Operations, setting, |job, count| {
         each(setting, "s", job, count, |path| fs::read(path).map(drop))

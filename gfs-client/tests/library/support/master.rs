@@ -157,7 +157,7 @@ impl Master {
             let entries: Vec<(InodeId, &[u8])> =
                 conflict.entries.iter().map(|(inode, name)| (*inode, name.as_slice())).collect();
             let id = self.invalidate(conflict.session, &conflict.inodes, &entries).await;
-            while !self.acknowledged(id) && self.now_ms() < conflict.until_ms {
+            while !self.acknowledged(id) && self.grants.lock().stands_until(&conflict, self.now_ms()).is_some() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             self.grants.lock().acknowledged(&conflict);
