@@ -123,7 +123,7 @@ impl Remote {
             return Err(Refusal::Exists.into());
         }
         let (parent, name) = (place.parent, place.name.clone());
-        let request = Request::Create { parent, name, kind, mode, umask: self.umask, exclusive };
+        let request = Request::Create { parent, name, kind, mode, umask: self.umask, exclusive, hold: false };
         match self.change(request).await? {
             Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } => Ok(attributes),
             _ => Err(unexpected()),

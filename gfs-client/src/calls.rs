@@ -63,7 +63,9 @@ fn unexpected(what: &'static str) -> ClientError {
 fn attributes_of(what: &'static str, outcome: Outcome) -> Result<(Attributes, Grant), ClientError> {
     match outcome.reply {
         Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } => Ok((attributes, outcome.grant)),
-        Reply::Done | Reply::Chunks(_) | Reply::Flushed(_) | Reply::Refused(_) => Err(unexpected(what)),
+        Reply::Done | Reply::Chunks(_) | Reply::Flushed(_) | Reply::Inodes(_) | Reply::Refused(_) => {
+            Err(unexpected(what))
+        }
     }
 }
 
@@ -140,7 +142,7 @@ impl Client {
         mode: u16,
         umask: u16,
     ) -> Result<(Attributes, Grant), ClientError> {
-        let request = Request::Create { parent, name: name.to_vec(), kind, mode, umask, exclusive: true };
+        let request = Request::Create { parent, name: name.to_vec(), kind, mode, umask, exclusive: true, hold: false };
         attributes_of("create", self.change(context, request).await?)
     }
 
@@ -277,12 +279,14 @@ impl Client {
     ) -> Result<(), ClientError> {
         let is_the_masters = |inode: &InodeId| match self.inner.delegations.get(*inode) {
             Some(held) => held.touch_access().is_none(),
+            None if self.inner.directories.touch_access(*inode) => false,
             None => self.inner.cache.attributes(*inode).is_none_or(|known| access_is_due(&known, now)),
         };
         let inodes: Vec<InodeId> = inodes.iter().copied().filter(is_the_masters).collect();
         if inodes.is_empty() {
             return Ok(());
         }
+        self.told(context, &inodes).await?;
         let request = v1::Request::from(&Request::TouchAccess { inodes });
         let (reply, stamp) = self.mutate_wire("touch", context, request).await?;
         self.take_shown(reply.shown, stamp, |_| Some(Vec::new()));
@@ -309,6 +313,7 @@ impl Client {
     /// # Errors
     /// As every call.
     pub async fn barrier(&self, context: &CallContext, times: bool) -> Result<(), ClientError> {
+        self.tell_names(context).await?;
         self.change(context, Request::Barrier { times }).await.map(drop)
     }
 
@@ -362,6 +367,7 @@ impl Client {
         if context.credentials.check {
             self.layout(context, inode, 0, 1).await?;
         }
+        self.told(context, &[inode]).await?;
         self.settle(inode, context).await?;
         if access == Access::Read
             && !context.credentials.check
@@ -375,6 +381,7 @@ impl Client {
             count: 1,
             delegated: false,
             pages_anyway: pages == Pages::Anyway,
+            known: false,
         });
         let (said, stamp) = self.inner.session.call("open", call, &context.limit).await?;
         let Said::Open(answer) = said else { return Err(unexpected("open")) };
@@ -442,10 +449,15 @@ impl Client {
         access: Access,
     ) -> Result<Opened, ClientError> {
         let entry = (parent, name.to_vec());
+        let plain =
+            Request::Create { parent, name: name.to_vec(), kind: NodeKind::File, mode, umask, exclusive, hold: false };
+        if let Some(opened) = self.create_in_held(context, &plain, access).await? {
+            return Ok(opened);
+        }
+        self.give_back_concerned(context, &plain, &[parent]).await?;
         self.give_back(self.inner.delegations.among(&[], std::slice::from_ref(&entry)), context).await?;
         let claims = self.inner.delegations.claims();
         let changing = self.inner.grants.begin(std::slice::from_ref(&entry));
-        let plain = Request::Create { parent, name: name.to_vec(), kind: NodeKind::File, mode, umask, exclusive };
         let mut wire = v1::Request::from(&plain);
         if let Some(Kind::Create(create)) = &mut wire.kind {
             create.open = true;

@@ -2,6 +2,7 @@
 
 use crate::data::DataPath;
 use crate::delegations::Delegations;
+use crate::directories::{Directories, own_grant};
 use crate::error::ClientError;
 use crate::files::{FileStates, LostTails, SharedBehind};
 use crate::grants::{Grant, Grants, Invalidator, Keys, Stamp, Ticket};
@@ -74,6 +75,7 @@ pub(crate) struct Inner {
     pub(crate) files: FileStates,
     pub(crate) behind: Arc<SharedBehind>,
     pub(crate) delegations: Arc<Delegations>,
+    pub(crate) directories: Arc<Directories>,
     pub(crate) lost_tails: Arc<LostTails>,
     pub(crate) chunk_size: u64,
     /// How long a session lives without a sign of its client.
@@ -112,11 +114,13 @@ impl Client {
     pub fn connect(target: Target, options: ClientOptions) -> Boxed<'static, Result<Self, ClientError>> {
         Box::pin(async move {
             let grants: Arc<Grants> = Arc::default();
+            let delegations: Arc<Delegations> = Arc::default();
             let concerned = Concerned {
                 files: Arc::new(FileCache::new(grants.liveness.clone())),
                 grants,
                 locks: Arc::default(),
-                delegations: Arc::default(),
+                directories: Arc::new(Directories::new(delegations.vouched())),
+                delegations,
                 lost_tails: Arc::default(),
             };
             let masters = target.masters.clone();
@@ -149,6 +153,7 @@ impl Client {
                 files: FileStates::default(),
                 behind: Arc::default(),
                 delegations: concerned.delegations.clone(),
+                directories: concerned.directories.clone(),
                 lost_tails: concerned.lost_tails.clone(),
                 chunk_size: welcome.chunk_size,
                 lease: Duration::from_millis(welcome.lease_ms.into()),
@@ -158,7 +163,7 @@ impl Client {
                 options,
             };
             let inner = Arc::new(inner);
-            tokio::spawn(crate::flusher::run(Arc::downgrade(&inner), concerned.delegations));
+            tokio::spawn(crate::flusher::run(Arc::downgrade(&inner), concerned.delegations, concerned.directories));
             Ok(Self { inner })
         })
     }
@@ -172,6 +177,9 @@ impl Client {
         }
         if let Err(error) = self.give_back(self.inner.delegations.all(), &context).await {
             tracing::warn!(%error, "the last changes did not reach the master");
+        }
+        if let Err(error) = self.tell_names(&context).await {
+            tracing::error!(%error, "the last changes of names are lost");
         }
         self.inner.session.close(FAREWELL).await;
     }
@@ -217,14 +225,21 @@ impl Client {
     /// # Errors
     /// After `TimedOut` and `SessionLost` the outcome is unknown. A cancelled call that was already sent is waited for for up to a second;
     /// `Interrupted` after that leaves the outcome unknown too.
-    pub async fn mutate(&self, context: &CallContext, request: Request) -> Result<Outcome, ClientError> {
+    pub async fn mutate(&self, context: &CallContext, mut request: Request) -> Result<Outcome, ClientError> {
         if let Some(outcome) = self.do_here(context, &request) {
+            return Ok(outcome);
+        }
+        if let Some(outcome) = self.do_in_held(context, &request).await? {
             return Ok(outcome);
         }
         let (inodes, entries) = touched(&request);
         let held = self.inner.delegations.among(&inodes, &entries);
         let named: Vec<_> = held.iter().map(|held| held.inode()).collect();
         self.give_back(held, context).await?;
+        self.give_back_concerned(context, &request, &inodes).await?;
+        if let Request::Create { kind: NodeKind::Directory, hold, .. } = &mut request {
+            *hold = true;
+        }
         if let Request::SetAttributes { inode, changes } = &request
             && changes.size.is_some()
         {
@@ -245,30 +260,33 @@ impl Client {
         let outcome = arrived.and_then(|(said, stamp)| {
             let Said::Reply(mut reply) = said else { return Err(ClientError::malformed("answer to a mutation")) };
             let after = After::take(&mut reply);
-            Ok((reply_from_wire(reply)?, after, stamp))
+            let delegated = reply.delegated;
+            Ok((reply_from_wire(reply)?, after, stamp, delegated))
         });
         if matches!(request, Request::Rename { .. } | Request::Rmdir { .. }) {
             grants.mark_moved();
             cache.drop_directories();
         }
         match outcome {
-            Ok((reply, after, stamp)) => {
+            Ok((reply, after, stamp, delegated)) => {
                 let mut covered = Keys::default();
                 if let Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } = &reply {
                     covered = Keys { inodes: vec![attributes.inode], entry: entries.last().cloned(), listing: None };
                 }
                 let grant = Grant::new(stamp, after.grant_ms, covered);
-                if let (Request::Create { kind: NodeKind::Directory, .. }, Reply::Entry { attributes, .. }) =
-                    (&request, &reply)
-                {
-                    grants.made_directory(attributes.inode, &grant);
-                }
                 let pages_era = after.pages_era;
                 let grant = self.conclude(grant, &inodes, &entries, after);
                 drop(changing);
                 lessons.learn(&request, &reply, grants, &grant);
                 if let Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } = &reply {
                     cache.concluded(grants, attributes, &grant, pages_era);
+                    if delegated
+                        && let Some((parent, name)) = entries.last()
+                        && !self.inner.delegations.is_refused(attributes.inode)
+                    {
+                        self.inner.directories.given(attributes, (*parent, name));
+                        self.refill_numbers();
+                    }
                 }
                 Ok(Outcome { reply, grant })
             }
@@ -317,9 +335,6 @@ impl Client {
         let sent = grant.ticket.stamp(grant.duration).sent;
         let (grant, counted) = grants.conclude(grant, &changed, entries);
         cache.drop_inodes(&changed);
-        for (parent, _) in entries {
-            grants.renew_listing(*parent, &grant);
-        }
         let parents = after.parents.into_iter().filter_map(|of| Attributes::try_from(of).ok());
         for attributes in parents.filter(|of| counted.contains(&of.inode)) {
             cache.keep_directory(grants, attributes, &grant.ticket);
@@ -363,6 +378,7 @@ impl Client {
         if let Some(answered) = self.known(context, &query) {
             return Ok(answered);
         }
+        self.told_for(context, &query).await?;
         if let Query::Layout { inode, .. } | Query::GetAttributes { inode } = &query {
             self.settle(*inode, context).await?;
         }
@@ -373,10 +389,16 @@ impl Client {
         self.inner.locations.learn_servers(servers_from_wire(std::mem::take(&mut wire.servers))?);
         let mut answer = answer_from_wire(&query, wire)?;
         self.inner.delegations.show(&mut answer, stamp);
+        match &mut answer {
+            Answer::Attributes(attributes) => self.show_held(attributes),
+            Answer::Directory { entries, .. } => {
+                entries.iter_mut().for_each(|entry| self.show_held(&mut entry.attributes));
+            }
+            _ => (),
+        }
         self.remember(&query, &answer, stamp, (grant_ms, pages_era));
         let grant = Grant::new(stamp, grant_ms, covered(&query, &answer));
         if let Query::Lookup { parent, name } = &query {
-            self.inner.grants.renew_listing(*parent, &grant);
             self.learn_name(*parent, name, &answer, &grant);
         }
         Ok(Answered { answer, grant })
@@ -388,13 +410,19 @@ impl Client {
         if context.credentials.check {
             return None;
         }
-        let Inner { grants, cache, .. } = &*self.inner;
+        let Inner { grants, cache, directories, .. } = &*self.inner;
         let (refusal, grant) = match query {
             Query::Lookup { parent, name } if is_plain_name(name) => {
-                if let Some(grant) = grants.absence(*parent, name) {
-                    return Some(Answered { answer: Answer::Refused(Refusal::NotFound), grant });
-                }
-                return self.known_name((*parent, name.clone()));
+                return match directories.look_up(*parent, name) {
+                    Some(child) => self.held_name((*parent, name.clone()), child.map(|child| child.inode)),
+                    None => self.known_name((*parent, name.clone())),
+                };
+            }
+            Query::ReadLink { inode } => {
+                let stamp = grants.stamp();
+                let target = directories.target(*inode)?;
+                let grant = own_grant(stamp, Keys { inodes: vec![*inode], ..Keys::default() });
+                return Some(Answered { answer: Answer::Target(target), grant });
             }
             Query::GetAttributes { inode } => {
                 let (attributes, grant) = self.known_attributes(*inode)?;
@@ -404,12 +432,27 @@ impl Client {
             Query::GetXattr { inode, .. } if self.inner.delegations.get(*inode).is_some() => {
                 (Refusal::NoData, Grant::new(grants.stamp(), 0, Keys::default()))
             }
-            Query::GetXattr { inode, .. } if !cache.attributes(*inode)?.has_xattrs => {
+            Query::GetXattr { inode, .. }
+                if !directories.attributes(*inode).or_else(|| cache.attributes(*inode))?.has_xattrs =>
+            {
                 (Refusal::NoData, Grant::new(grants.stamp(), 0, Keys::default()))
             }
             _ => return None,
         };
         Some(Answered { answer: Answer::Refused(refusal), grant })
+    }
+
+    /// A name in a held directory.
+    fn held_name(&self, entry: Entry, target: Option<InodeId>) -> Option<Answered> {
+        let stamp = self.inner.grants.stamp();
+        let Some(inode) = target else {
+            let keys = Keys { entry: Some(entry), ..Keys::default() };
+            return Some(Answered { answer: Answer::Refused(Refusal::NotFound), grant: own_grant(stamp, keys) });
+        };
+        let (attributes, of_inode) = self.known_attributes(inode)?;
+        let keys = Keys { inodes: vec![inode], entry: Some(entry), listing: None };
+        let grant = Grant::until(stamp, of_inode.ticket.expires(), keys);
+        Some(Answered { answer: Answer::Attributes(attributes), grant })
     }
 
     fn known_name(&self, entry: Entry) -> Option<Answered> {
@@ -431,14 +474,17 @@ impl Client {
     }
 
     fn known_attributes(&self, inode: InodeId) -> Option<(Attributes, Grant)> {
-        let Inner { grants, cache, files, delegations, .. } = &*self.inner;
+        let Inner { grants, cache, files, delegations, directories, .. } = &*self.inner;
         if let Some(held) = delegations.get(inode) {
             return held.attributes();
+        }
+        let stamp = grants.stamp();
+        if let Some(attributes) = directories.attributes(inode) {
+            return Some((attributes, own_grant(stamp, Keys { inodes: vec![inode], ..Keys::default() })));
         }
         if let Some(known) = cache.directory(grants, inode) {
             return Some(known);
         }
-        let stamp = grants.stamp();
         let (attributes, expires) = cache.exact(inode).filter(|_| !files.is_written(inode))?;
         Some((attributes, Grant::until(stamp, expires, Keys { inodes: vec![inode], ..Keys::default() })))
     }
@@ -449,7 +495,8 @@ impl Client {
             Answer::Refused(Refusal::NotFound) => None,
             _ => return,
         };
-        if is_plain_name(name) {
+        // The names of held directories are known otherwise.
+        if is_plain_name(name) && !self.inner.directories.holds(parent) {
             self.inner.grants.learn((parent, name.to_vec()), target, grant);
         }
     }
@@ -464,7 +511,7 @@ impl Client {
     }
 
     fn remember(&self, query: &Query, answer: &Answer, stamp: Stamp, (grant_ms, pages_era): (u32, u64)) {
-        let Inner { cache, grants, locations, .. } = &*self.inner;
+        let Inner { cache, grants, locations, directories, .. } = &*self.inner;
         let pages_era = Some(pages_era);
         match (query, answer) {
             (Query::GetAttributes { .. } | Query::Lookup { .. }, Answer::Attributes(attributes)) => {
@@ -475,7 +522,9 @@ impl Client {
                 for entry in entries {
                     let fresh = Fresh { attributes: &entry.attributes, stamp, grant_ms, pages_era: None };
                     cache.insert(grants, &fresh, Vec::new());
-                    grants.learn((*inode, entry.name.clone()), Some(entry.attributes.inode), &grant);
+                    if !directories.holds(*inode) {
+                        grants.learn((*inode, entry.name.clone()), Some(entry.attributes.inode), &grant);
+                    }
                 }
             }
             (Query::Layout { first, count, .. }, Answer::Layout { attributes, chunks }) => {
@@ -579,7 +628,7 @@ fn covered(query: &Query, answer: &Answer) -> Keys {
 }
 
 /// What a mutation changes, as far as its words tell; the name that the reply is about comes last.
-fn touched(request: &Request) -> (Vec<InodeId>, Vec<(InodeId, Vec<u8>)>) {
+pub(crate) fn touched(request: &Request) -> (Vec<InodeId>, Vec<(InodeId, Vec<u8>)>) {
     match request {
         Request::Create { parent, name, .. } | Request::Unlink { parent, name } | Request::Rmdir { parent, name } => {
             (vec![*parent], vec![(*parent, name.clone())])
@@ -594,10 +643,11 @@ fn touched(request: &Request) -> (Vec<InodeId>, Vec<(InodeId, Vec<u8>)>) {
         | Request::CommitWrite { inode, .. }
         | Request::CutTail { inode } => (vec![*inode], vec![]),
         Request::TouchAccess { inodes } => (inodes.clone(), vec![]),
-        Request::Flush { files } => (files.iter().map(|file| file.inode).collect(), vec![]),
+        Request::Flush { files, .. } => (files.iter().map(|file| file.inode).collect(), vec![]),
         Request::SetLock { .. }
         | Request::ReleaseLocks { .. }
         | Request::AllocateChunks { .. }
+        | Request::ReserveInodes { .. }
         | Request::Barrier { .. } => (vec![], vec![]),
     }
 }

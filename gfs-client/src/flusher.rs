@@ -4,6 +4,7 @@
 
 use crate::client::{Client, Inner};
 use crate::delegations::{Delegations, Held, Report};
+use crate::directories::{Directories, LOOK_FOR_IDLE, Taken};
 use crate::error::ClientError;
 use crate::grants::{Grant, Keys, Stamp};
 use crate::limit::{CallContext, CallLimit};
@@ -27,14 +28,24 @@ type AfterFlush = (Vec<v1::ShownFile>, Stamp);
 type Flushed = (Vec<(u32, Refusal)>, AfterFlush);
 
 /// Runs until the client is gone.
-pub(crate) async fn run(client: std::sync::Weak<crate::client::Inner>, delegations: Arc<Delegations>) {
+pub(crate) async fn run(
+    client: std::sync::Weak<crate::client::Inner>,
+    delegations: Arc<Delegations>,
+    directories: Arc<Directories>,
+) {
     loop {
         let work = delegations.work.notified();
-        if delegations.is_idle() {
+        if delegations.is_idle() && directories.is_idle() {
             work.await;
-        } else if delegations.next_due().is_none_or(|due| due > tokio::time::Instant::now()) {
-            // Rung or not: it is looked again.
-            let _ = tokio::time::timeout(LOOK, work).await;
+        } else {
+            let now = tokio::time::Instant::now();
+            let due = delegations.next_due().into_iter().chain(directories.next_due()).min();
+            let latest = now + if delegations.is_idle() { LOOK_FOR_IDLE } else { LOOK };
+            let until = due.map_or(latest, |due| due.min(latest));
+            if until > now {
+                // Rung or not: it is looked again.
+                let _ = tokio::time::timeout_at(until, work).await;
+            }
         }
         let Some(inner) = client.upgrade() else { return };
         Client { inner }.flush_delegations().await;
@@ -43,27 +54,75 @@ pub(crate) async fn run(client: std::sync::Weak<crate::client::Inner>, delegatio
 
 impl Client {
     async fn flush_delegations(&self) {
-        let (reports, unknown) = self.inner.delegations.reports(&self.inner.locations);
-        if reports.is_empty() && unknown.is_empty() {
+        let Inner { delegations, directories, locations, session, .. } = &*self.inner;
+        let due = delegations.next_due().into_iter().chain(directories.next_due()).min();
+        if due.is_none_or(|due| due > tokio::time::Instant::now()) {
             return;
         }
-        match self.tell(&reports, &unknown).await {
-            Ok((refused, after)) => self.conclude_flush(&reports, &refused, after),
+        // Whoever is told of a file knows first that it is there, and who has it open.
+        let taken = directories.take(|batch| {
+            let about: Vec<InodeId> = batch.steps.iter().map(|step| step.inode).collect();
+            session.tell_opens(Some(&about));
+        });
+        let (reports, unknown) = delegations.reports(locations, |inode| directories.covers(inode, &taken));
+        if reports.is_empty() && unknown.is_empty() && taken.batch.is_empty() {
+            directories.told(&taken);
+            return;
+        }
+        match self.tell(&reports, &unknown, &taken).await {
+            Ok((refused, after)) => {
+                self.conclude_steps(&taken, reports.len() + unknown.len(), &refused);
+                self.conclude_flush(&reports, &refused, after);
+            }
             Err(error) => {
                 tracing::warn!(%error, files = reports.len(), "changes that were not told to the master are lost");
-                reports.iter().for_each(|report| self.inner.session.lose(&report.held));
+                reports.iter().for_each(|report| session.lose(&report.held));
+                if directories.is_present(&taken) {
+                    session.lose_directories();
+                }
             }
         }
     }
 
-    async fn tell(&self, reports: &[Report], unknown: &BTreeSet<InodeId>) -> Result<Flushed, ClientError> {
+    /// The master has taken these steps over but for those that it refused: then it knows otherwise how things are.
+    fn conclude_steps(&self, taken: &Taken, files: usize, refused: &[(u32, Refusal)]) {
+        let Inner { directories, grants, cache, session, .. } = &*self.inner;
+        let first = refused.iter().find(|(at, _)| *at as usize >= files);
+        if let Some((at, refusal)) = first {
+            let step = taken.batch.steps.get(*at as usize - files);
+            tracing::error!(?step, %refusal, "the master refuses what was done in a held directory");
+            if directories.is_present(taken) {
+                session.lose_directories();
+            }
+            grants.mark_all();
+            cache.clear();
+            return;
+        }
+        if !taken.batch.gives_back.is_empty() {
+            grants.mark(&taken.batch.gives_back, &[]);
+            cache.drop_inodes(&taken.batch.gives_back);
+        }
+        directories.told(taken);
+    }
+
+    async fn tell(
+        &self,
+        reports: &[Report],
+        unknown: &BTreeSet<InodeId>,
+        taken: &Taken,
+    ) -> Result<Flushed, ClientError> {
         let mut files: Vec<FlushedFile> = reports.iter().map(|report| report.file.clone()).collect();
         files.extend(unknown.iter().map(|inode| FlushedFile { inode: *inode, ..FlushedFile::default() }));
-        let mut request = v1::Request::from(&Request::Flush { files });
+        let steps = taken.batch.steps.clone();
+        let gives_back = taken.batch.gives_back.iter().chain(unknown).copied().collect();
+        let mut request = v1::Request::from(&Request::Flush { files, steps, gives_back });
         if let Some(Kind::Flush(flush)) = &mut request.kind {
             for (at, file) in flush.files.iter_mut().enumerate() {
                 file.ends = reports.get(at).is_none_or(|report| report.ends);
                 file.closes = reports.get(at).is_some_and(|report| report.closes);
+            }
+            for step in &mut flush.steps {
+                step.delegate = step.inode != 0 && self.inner.delegations.get(InodeId(step.inode)).is_some();
             }
         }
         let credentials = (&Credentials::default()).into();
@@ -87,8 +146,12 @@ impl Client {
         cache.drop_inodes(&ended);
         self.take_shown(shown, Stamp { order, ..stamp }, |of| {
             let report = reports.iter().find(|report| report.file.inode == of.inode);
-            let report = report.filter(|report| counted.contains(&report.file.inode))?;
-            Some(self.whole(of, report.chunks.clone()))
+            match report {
+                Some(report) if counted.contains(&of.inode) => Some(self.whole(of, report.chunks.clone())),
+                // Something else that was made.
+                None => Some(Vec::new()),
+                Some(_) => None,
+            }
         });
         for (at, report) in (0..).zip(reports) {
             if report.closes && report.held.take_closed() {

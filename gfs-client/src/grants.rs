@@ -5,7 +5,6 @@
 //! stamp. The thread of `Recaller` waits for deliveries in progress, calls the invalidator and only then lets the acknowledgement go.
 //! This room never talks to the master itself.
 
-use crate::complete::CompleteDirectories;
 use crate::liveness::Liveness;
 use crate::names::{Entry, KnownNames};
 use gfs_core::ids::InodeId;
@@ -158,11 +157,6 @@ impl Marks {
             || ticket.listing.is_some_and(|listing| later(self.listings.get(&listing)))
     }
 
-    fn grants_listing(&self, directory: InodeId, grant: &Grant) -> bool {
-        let recalled = self.listings.get(&directory).is_some_and(|mark| *mark > grant.ticket.order);
-        !grant.duration.is_zero() && !recalled && !self.dead(&grant.ticket)
-    }
-
     fn inode_marked(&self, inode: InodeId, order: u64, against: Against) -> bool {
         let mark = self.inodes.get(&inode).copied().unwrap_or_default();
         order < self.floor || mark.hard > order || (against == Against::All && mark.soft > order)
@@ -175,8 +169,6 @@ pub(crate) struct Grants {
     order: AtomicU64,
     marks: Mutex<Marks>,
     delivering: RwLock<()>,
-    /// Directories whose absences need no question.
-    pub(crate) complete: CompleteDirectories,
     names: KnownNames,
     pub(crate) liveness: Arc<Liveness>,
 }
@@ -205,7 +197,6 @@ impl Grants {
         let order = self.order.fetch_add(1, Ordering::SeqCst) + 1;
         marks.mark(order, inodes, entries);
         for entry in entries {
-            self.complete.forget(entry.0);
             self.names.forget(entry);
         }
     }
@@ -229,7 +220,6 @@ impl Grants {
         let mut marks = self.marks.lock();
         let order = self.order.fetch_add(1, Ordering::SeqCst) + 1;
         *marks = Marks { floor: order, moved: order, ..Marks::default() };
-        self.complete.clear();
         self.names.clear();
     }
 
@@ -238,9 +228,8 @@ impl Grants {
         self.marks.lock().inode_marked(inode, stamp.order, against)
     }
 
-    /// An own mutation of these names goes out: what is known of their directories no longer tells of them.
+    /// An own mutation of these names goes out.
     pub(crate) fn begin(self: &Arc<Self>, entries: &[Entry]) -> Changing {
-        entries.iter().for_each(|(parent, name)| self.complete.name(*parent, name));
         self.names.begin_change(entries);
         Changing { grants: self.clone(), entries: entries.to_vec() }
     }
@@ -258,31 +247,6 @@ impl Grants {
     /// What a name stands for, if that is known without a question, and until when it is.
     pub(crate) fn name(&self, entry: &Entry) -> Option<(Option<InodeId>, Instant)> {
         self.names.get(entry).filter(|_| self.liveness.is_live())
-    }
-
-    /// This session made a directory, and `grant` comes from the reply: all of its names, none, are known.
-    pub(crate) fn made_directory(&self, directory: InodeId, grant: &Grant) {
-        // The lock keeps a mark from coming in between.
-        let marks = self.marks.lock();
-        if marks.grants_listing(directory, grant) {
-            self.complete.made(directory, grant.ticket.expires);
-        }
-    }
-
-    /// The grant of an answer about a name holds for all names of its directory.
-    pub(crate) fn renew_listing(&self, directory: InodeId, grant: &Grant) {
-        let marks = self.marks.lock();
-        if marks.grants_listing(directory, grant) {
-            self.complete.renew(directory, grant.ticket.expires);
-        }
-    }
-
-    /// Whether a name is known to be absent without a question, and for how long.
-    pub(crate) fn absence(&self, directory: InodeId, name: &[u8]) -> Option<Grant> {
-        let stamp = self.stamp();
-        let expires = self.complete.absent(directory, name).filter(|_| self.liveness.is_live())?;
-        let keys = Keys { entry: Some((directory, name.to_vec())), ..Keys::default() };
-        Some(Grant::until(stamp, expires, keys))
     }
 
     /// Marks what an own mutation changed, and lets its reply count from here on, unless something else was marked while it was under way.

@@ -8,9 +8,9 @@
 pub mod admin;
 mod calls;
 mod client;
-mod complete;
 mod data;
 mod delegations;
+mod directories;
 mod error;
 mod files;
 mod flusher;

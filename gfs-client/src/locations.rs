@@ -6,7 +6,7 @@
 use crate::grants::{Against, Grant, Grants, Keys, Stamp, Ticket};
 use crate::liveness::Liveness;
 use gfs_core::ids::{ChunkHandle, InodeId, ServerId};
-use gfs_core::meta::request::{Attributes, ChunkLocation, Configuration, FileType, ServerAddress, Stored};
+use gfs_core::meta::request::{Attributes, ChunkLocation, Configuration, FileType, ServerAddress, Stored, Timestamp};
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -336,6 +336,13 @@ impl FileCache {
         }
     }
 
+    /// This session has given a file another name at `ctime`, where nobody else looks.
+    pub(crate) fn moved(&self, inode: InodeId, ctime: Timestamp) {
+        if let Some(file) = self.files.lock().peek_mut(&inode) {
+            file.attributes.ctime = ctime;
+        }
+    }
+
     /// Takes the answer to an own mutation: what was known before is dropped already, and the grant holds from then on.
     pub(crate) fn concluded(&self, grants: &Grants, attributes: &Attributes, grant: &Grant, pages_era: u64) {
         let stamp = grant.ticket.stamp(grant.duration);
@@ -397,7 +404,6 @@ pub(crate) fn windows_of(first: u32, count: u32, chunks: &[ChunkLocation]) -> Ve
 mod tests {
     use super::*;
     use gfs_core::ids::{BlockVersion, Epoch, Sequence};
-    use gfs_core::meta::request::Timestamp;
 
     const FILE: InodeId = InodeId(9);
 

@@ -113,6 +113,7 @@ impl Client {
         wait: bool,
     ) -> Result<(), ClientError> {
         self.inner.locks.check(inode)?;
+        self.told(context, &[inode]).await?;
         let request: gfs_proto::v1::Request = (&Request::SetLock { inode, lock }).into();
         let credentials = (&context.credentials).into();
         let call = match lock.mode {

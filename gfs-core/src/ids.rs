@@ -72,6 +72,16 @@ impl InodeId {
     pub fn new(generation: Generation, counter: u64) -> Self {
         Self(compose(generation, counter))
     }
+
+    /// The generation that gave it out.
+    pub fn generation(self) -> Generation {
+        Generation((self.0 >> COUNTER_BITS) as u16)
+    }
+
+    /// Its place among those of its generation.
+    pub fn counter(self) -> u64 {
+        self.0 & ((1 << COUNTER_BITS) - 1)
+    }
 }
 
 impl ChunkHandle {

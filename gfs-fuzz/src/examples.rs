@@ -37,6 +37,7 @@ fn requests() -> Vec<Request> {
         mode: 0o644,
         umask: 0o22,
         exclusive: true,
+        hold: false,
     };
     let changes = AttributeChanges { mode: Some(0o600), uid: Some(5), ..AttributeChanges::default() };
     vec![

@@ -48,7 +48,15 @@ fn lock() -> Lock {
 
 fn requests() -> Vec<Request> {
     let (inode, parent, name) = (InodeId(9), InodeId(1), b"a\xffb".to_vec());
-    let create = |kind| Request::Create { parent, name: name.clone(), kind, mode: 0o644, umask: 0o22, exclusive: true };
+    let create = |kind| Request::Create {
+        parent,
+        name: name.clone(),
+        kind,
+        mode: 0o644,
+        umask: 0o22,
+        exclusive: true,
+        hold: true,
+    };
     let changes = AttributeChanges {
         mode: Some(0o600),
         uid: Some(0),
@@ -75,7 +83,7 @@ fn requests() -> Vec<Request> {
         Request::SetAttributes { inode, changes: changes.clone() },
         Request::SetAttributes { inode, changes: AttributeChanges::default() },
         Request::SetXattr { inode, name: name.clone(), value: vec![0, 1], mode: XattrMode::Replace },
-        Request::RemoveXattr { inode, name },
+        Request::RemoveXattr { inode, name: name.clone() },
         Request::SetLock { inode, lock: lock() },
         Request::ReleaseLocks { inode, owner: lock().owner, family: Some(LockFamily::Flock) },
         Request::ReleaseLocks { inode, owner: lock().owner, family: None },
@@ -99,10 +107,28 @@ fn requests() -> Vec<Request> {
                     attach: vec![(3, ChunkHandle(5))],
                     used: vec![UsedChunk { index: 3, handle: ChunkHandle(5), cut: Epoch(1), stored: Some(stored()) }],
                     min_size: Some(u64::MAX),
-                    changes,
+                    changes: changes.clone(),
                 },
             ],
+            steps: vec![
+                NameStep {
+                    at: Timestamp(-5),
+                    uid: 1,
+                    gid: 2,
+                    inode: InodeId(99),
+                    request: create(NodeKind::Directory),
+                },
+                NameStep {
+                    at: Timestamp(i64::MAX),
+                    uid: u32::MAX,
+                    gid: 0,
+                    inode: InodeId(0),
+                    request: Request::SetAttributes { inode, changes },
+                },
+            ],
+            gives_back: vec![inode, InodeId(u64::MAX)],
         },
+        Request::ReserveInodes { count: 7 },
         Request::TouchAccess { inodes: vec![inode, InodeId(9)] },
         Request::CutTail { inode: InodeId(9) },
         Request::Barrier { times: false },

@@ -90,6 +90,22 @@ impl Delegations {
         *vouched = (*vouched).max(Some(until));
     }
 
+    /// Until when the session surely lives, as it is vouched for.
+    pub(crate) fn vouched(&self) -> Arc<Mutex<Option<Instant>>> {
+        self.vouched.clone()
+    }
+
+    /// Whether something was asked back before this session knew that it had it.
+    pub(crate) fn is_refused(&self, inode: InodeId) -> bool {
+        self.table.lock().refused.contains(&inode)
+    }
+
+    /// This session has made a file by itself under `name`.
+    pub(crate) fn made(&self, made: &Attributes, name: (InodeId, Vec<u8>), grant: Grant) {
+        let claims = self.claims();
+        self.given(made, name, grant, claims);
+    }
+
     /// To be remembered while a file is being made, and said with what the master gave.
     pub(crate) fn claims(&self) -> u64 {
         self.table.lock().claims
@@ -214,14 +230,20 @@ impl Delegations {
         table.files.values().filter_map(|held| held.due()).min()
     }
 
-    /// What is to be told now: at most `AT_ONCE` files; and inodes that are asked back and not held.
-    pub(crate) fn reports(&self, locations: &Locations) -> (Vec<Report>, BTreeSet<InodeId>) {
+    /// What is to be told now: at most `AT_ONCE` files, of those that the master knows or is told of first; and inodes that are asked back
+    /// and not held.
+    pub(crate) fn reports(
+        &self,
+        locations: &Locations,
+        is_made: impl Fn(InodeId) -> bool,
+    ) -> (Vec<Report>, BTreeSet<InodeId>) {
         let now = Instant::now();
         let (held, unknown) = {
             let mut table = self.table.lock();
             (table.files.values().cloned().collect::<Vec<_>>(), std::mem::take(&mut table.unknown))
         };
-        (held.iter().filter_map(|held| held.report(locations, now)).take(AT_ONCE).collect(), unknown)
+        let held = held.iter().filter(|held| is_made(held.inode()));
+        (held.filter_map(|held| held.report(locations, now)).take(AT_ONCE).collect(), unknown)
     }
 
     /// The master has what a report told; `order` is the order of marks now.

@@ -59,7 +59,7 @@ async fn an_answered_write_is_shown_here_and_told_when_it_is_carried_out() {
     let mtime = AttributeChanges { mtime: Some(SetTime::At(Timestamp(77))), ..AttributeChanges::default() };
     assert_eq!(held.change(&Credentials::default(), &mtime).unwrap().0.size, 5_000);
     tokio::time::advance(LATEST).await;
-    let told = delegations.reports(&locations).0.remove(0);
+    let told = delegations.reports(&locations, |_| true).0.remove(0);
     assert_eq!((told.file.min_size, told.file.changes.mtime), (None, Some(SetTime::At(Timestamp(77)))));
     delegations.told(&told, grants.stamp().order);
     assert!(held.write(&[(0, ChunkHandle(7))], std::iter::empty(), Some(5_000), false, &locations));
@@ -81,12 +81,12 @@ async fn the_end_waits_for_answered_writes_but_not_for_ever() {
     delegations.recall([FILE].into_iter());
     assert!(!held.begin_behind(200, 100), "taken although it is asked back");
     tokio::time::advance(LATEST).await;
-    let told = delegations.reports(&locations).0.remove(0);
+    let told = delegations.reports(&locations, |_| true).0.remove(0);
     assert!(!told.ends);
     delegations.told(&told, grants.stamp().order);
-    assert!(delegations.reports(&locations).0.is_empty() && delegations.loose().is_none());
+    assert!(delegations.reports(&locations, |_| true).0.is_empty() && delegations.loose().is_none());
     tokio::time::advance(RECALL_WAITS).await;
-    assert!(delegations.reports(&locations).0.remove(0).ends);
+    assert!(delegations.reports(&locations, |_| true).0.remove(0).ends);
     // What is done now must not pass by what is still to be written.
     let loose = delegations.loose().unwrap();
     held.wait_detached().await;
@@ -106,7 +106,10 @@ async fn an_end_that_this_client_asks_for_waits_longer_than_one_that_the_master_
     assert!(held.begin_behind(100, 100));
     let _ended = held.wait_ended();
     tokio::time::advance(RECALL_WAITS).await;
-    assert!(delegations.reports(&locations).0.iter().all(|report| !report.ends), "a rename would pass the write by");
+    assert!(
+        delegations.reports(&locations, |_| true).0.iter().all(|report| !report.ends),
+        "a rename would pass the write by"
+    );
     assert!(held.end_behind(100), "it is waited for");
 }
 
@@ -116,7 +119,7 @@ async fn answered_writes_of_a_lost_file_count_as_lost_and_old_files_get_none() {
     let held = delegations.get(FILE).unwrap();
     assert!(held.begin_behind(100, 100));
     tokio::time::advance(LATEST).await;
-    let told = delegations.reports(&locations).0.remove(0);
+    let told = delegations.reports(&locations, |_| true).0.remove(0);
     delegations.told(&told, grants.stamp().order);
     assert!(!held.is_lost() && delegations.lose(&held) && held.is_lost());
     assert!(!delegations.lose(&held), "told twice");
@@ -131,13 +134,13 @@ async fn a_file_closed_before_its_writes_are_carried_out_is_given_back_after_the
     let held = delegations.get(FILE).unwrap();
     assert!(held.begin_behind(100, 100) && held.close());
     tokio::time::advance(LATEST).await;
-    let told = delegations.reports(&locations).0.remove(0);
+    let told = delegations.reports(&locations, |_| true).0.remove(0);
     assert!(!told.ends);
     delegations.told(&told, grants.stamp().order);
     // Given up: nothing was carried out.
     assert!(!held.end_behind(100));
     tokio::time::advance(LATEST).await;
-    let report = delegations.reports(&locations).0.remove(0);
+    let report = delegations.reports(&locations, |_| true).0.remove(0);
     assert!(report.ends && report.closes);
     assert!(held.take_closed() && !held.take_closed(), "whoever tells the master that it is closed does so once");
 }
@@ -148,7 +151,7 @@ fn chmod(mode: u16) -> AttributeChanges {
 
 fn recalled(delegations: &Delegations, locations: &Locations) -> Report {
     delegations.recall([FILE].into_iter());
-    let (mut reports, unknown) = delegations.reports(locations);
+    let (mut reports, unknown) = delegations.reports(locations, |_| true);
     assert_eq!((reports.len(), unknown.len()), (1, 0));
     reports.remove(0)
 }
@@ -157,18 +160,18 @@ fn recalled(delegations: &Delegations, locations: &Locations) -> Report {
 async fn what_was_done_is_told_once_and_later_changes_are_told_later() {
     let (delegations, grants, locations) = setup();
     let held = delegations.get(FILE).unwrap();
-    assert!(delegations.reports(&locations).0.is_empty(), "nothing was done");
+    assert!(delegations.reports(&locations, |_| true).0.is_empty(), "nothing was done");
     held.change(&Credentials::default(), &chmod(0o640)).unwrap();
     assert!(held.write(&[(0, ChunkHandle(7))], std::iter::empty(), Some(100), true, &locations));
-    assert!(delegations.reports(&locations).0.is_empty(), "told too early");
+    assert!(delegations.reports(&locations, |_| true).0.is_empty(), "told too early");
     tokio::time::advance(LATEST).await;
-    let told = delegations.reports(&locations).0.remove(0);
+    let told = delegations.reports(&locations, |_| true).0.remove(0);
     assert_eq!((told.file.attach.as_slice(), told.file.min_size), (&[(0, ChunkHandle(7))][..], Some(100)));
     assert_eq!((told.file.changes.mode, told.ends), (Some(0o640), false));
     // While that is on its way:
     let waiting = held.wait_told();
     held.change(&Credentials::default(), &chmod(0o600)).unwrap();
-    assert!(delegations.reports(&locations).0.is_empty(), "one report of a file at a time");
+    assert!(delegations.reports(&locations, |_| true).0.is_empty(), "one report of a file at a time");
     delegations.told(&told, grants.stamp().order);
     waiting.await;
     let rest = recalled(&delegations, &locations);
@@ -216,7 +219,7 @@ async fn without_a_sign_of_the_master_nothing_is_done_or_shown() {
 async fn what_is_asked_back_before_it_is_known_is_never_taken() {
     let (delegations, grants, locations) = (Delegations::default(), Grants::default(), Locations::new());
     delegations.recall([FILE].into_iter());
-    assert_eq!(delegations.reports(&locations).1, BTreeSet::from([FILE]));
+    assert_eq!(delegations.reports(&locations, |_| true).1, BTreeSet::from([FILE]));
     let grant = || Grant::new(grants.stamp(), 1_000, Keys::default());
     delegations.given(&made(), name(), grant(), delegations.claims());
     assert!(delegations.get(FILE).is_none());
@@ -226,7 +229,7 @@ async fn what_is_asked_back_before_it_is_known_is_never_taken() {
     assert!(delegations.claim().is_empty());
     delegations.given(&other, name(), grant(), claims);
     assert!(delegations.get(other.inode).is_none());
-    assert_eq!(delegations.reports(&locations).1, BTreeSet::from([other.inode]));
+    assert_eq!(delegations.reports(&locations, |_| true).1, BTreeSet::from([other.inode]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,7 +238,7 @@ async fn a_closed_file_is_given_back_and_a_lost_one_says_whether_anything_was() 
     let held = delegations.get(FILE).unwrap();
     assert!(held.close());
     tokio::time::advance(LATEST).await;
-    let report = delegations.reports(&locations).0.remove(0);
+    let report = delegations.reports(&locations, |_| true).0.remove(0);
     assert!(report.ends && report.closes && report.file.changes == AttributeChanges::default());
     assert!(!delegations.lose(&held), "nothing was done to it");
     let (delegations, ..) = setup();

@@ -3,7 +3,7 @@
 //! This room performs; what to send and what to fail is decided in `table`.
 
 use super::table::{PROBE_TAG, Step};
-use super::{DataOperations, Phase, Shared};
+use super::{Concerned, DataOperations, Phase, Shared};
 use crate::error::ClientError;
 use crate::grants::{Recall, Recaller, named};
 use gfs_net::control;
@@ -208,6 +208,7 @@ impl Link {
             tracing::warn!(old = before, new = welcome.session, "the session was lost");
             concerned.locks.lose_all(before);
             concerned.lost_tails.clear();
+            self.shared.lose_directories();
             for held in concerned.delegations.all() {
                 self.shared.lose(&held);
             }
@@ -217,6 +218,7 @@ impl Link {
                 files = unknown.len(),
                 "the master has lost changes that it had answered: did it lose power?"
             );
+            self.shared.lose_directories();
             unknown.iter().for_each(|inode| concerned.locks.lose(*inode));
             concerned.lost_tails.extend(&unknown);
         }
@@ -257,7 +259,8 @@ impl Link {
                 _ = keep_alive.tick() => {
                     let mut table = self.shared.table.lock();
                     table.tell(Ask::KeepAlive(v1::KeepAlive {}));
-                    if !self.shared.concerned.delegations.is_idle() {
+                    let Concerned { delegations, directories, .. } = &self.shared.concerned;
+                    if !delegations.is_idle() || !directories.is_idle() {
                         table.ask_sign();
                     }
                 }
@@ -296,7 +299,9 @@ impl Link {
         let message = match said {
             Said::Invalidate(message) => message,
             Said::Recall(message) => {
-                self.shared.concerned.delegations.recall(message.inodes.into_iter().map(gfs_core::ids::InodeId));
+                let Concerned { delegations, directories, .. } = &self.shared.concerned;
+                let inodes = message.inodes.into_iter().map(gfs_core::ids::InodeId);
+                delegations.recall(inodes.filter(|inode| !directories.begin_end(*inode)));
                 self.shared.table.lock().heard();
                 return Step::Continue;
             }

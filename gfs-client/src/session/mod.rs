@@ -12,6 +12,7 @@ pub(crate) use table::{Arrival, Call};
 pub(crate) use window::ConfirmWindow;
 
 use crate::delegations::{Delegations, Held};
+use crate::directories::Directories;
 use crate::error::ClientError;
 use crate::files::LostTails;
 use crate::grants::{Grants, Invalidator, Recaller};
@@ -54,6 +55,7 @@ pub(crate) struct Concerned {
     pub(crate) files: Arc<FileCache>,
     pub(crate) locks: Arc<LockBook>,
     pub(crate) delegations: Arc<Delegations>,
+    pub(crate) directories: Arc<Directories>,
     pub(crate) lost_tails: Arc<LostTails>,
 }
 
@@ -79,6 +81,15 @@ struct Shared {
 }
 
 impl Shared {
+    /// The master will never have what was done in held directories, or does not know of it any more.
+    fn lose_directories(&self) {
+        let lost = self.concerned.directories.lose();
+        if !lost.is_empty() {
+            tracing::warn!(names = lost.len(), "changes of names that were not told to the master are lost");
+        }
+        lost.into_iter().for_each(|inode| self.concerned.locks.lose(inode));
+    }
+
     /// The master will never have what was done to a held file: its next user is told, and what was to close it with the flush is closed apart.
     fn lose(&self, held: &Arc<Held>) {
         if self.concerned.delegations.lose(held) {
@@ -264,6 +275,11 @@ impl Session {
         self.shared.table.lock().open_untold(inode.0, access)
     }
 
+    /// Holds a file open that this session has just made by itself.
+    pub(crate) fn open_made(&self, inode: InodeId) {
+        self.shared.table.lock().open_made(inode.0, CREATE_ACCESS);
+    }
+
     /// Before an own mutation that may take the last name of this file, or of any: the master is told first that it is open.
     pub(crate) fn tell_opens(&self, inodes: Option<&[InodeId]>) {
         self.shared.table.lock().tell_opens(inodes);
@@ -272,6 +288,11 @@ impl Session {
     /// Tells the master that a file handle was closed.
     pub(crate) fn close_file(&self, inode: u64, access: u32) {
         self.shared.table.lock().close(inode, access);
+    }
+
+    /// What was done in held directories is lost.
+    pub(crate) fn lose_directories(&self) {
+        self.shared.lose_directories();
     }
 
     /// What was done to a held file is lost.

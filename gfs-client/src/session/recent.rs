@@ -75,13 +75,23 @@ fn about(request: &v1::Request) -> Vec<u64> {
         Some(Kind::RemoveXattr(remove)) => vec![remove.inode],
         Some(Kind::SetLock(set)) => vec![set.inode],
         Some(Kind::CommitWrite(commit)) => vec![commit.inode],
-        Some(Kind::Flush(flush)) => flush.files.iter().map(|file| file.inode).collect(),
+        Some(Kind::Flush(flush)) => {
+            let mut inodes: Vec<u64> = flush.files.iter().map(|file| file.inode).collect();
+            for step in &flush.steps {
+                inodes.extend(step.request.as_ref().into_iter().flat_map(about));
+                inodes.extend((step.inode != 0).then_some(step.inode));
+            }
+            inodes.sort_unstable();
+            inodes.dedup();
+            inodes
+        }
         Some(Kind::CutTail(inode)) => vec![*inode],
         Some(
             Kind::ReleaseLocks(_)
             | Kind::AllocateChunks(_)
             | Kind::TouchAccess(_)
             | Kind::TouchAccesses(_)
+            | Kind::ReserveInodes(_)
             | Kind::Barrier(_),
         )
         | None => Vec::new(),

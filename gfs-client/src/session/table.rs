@@ -450,9 +450,14 @@ impl Table {
         if self.untold.len() >= MAX_UNTOLD && !self.untold.contains_key(&key) {
             return false;
         }
-        *self.opens.entry(key).or_insert(0) += 1;
-        *self.untold.entry(key).or_insert(0) += 1;
+        self.open_made(inode, access);
         true
+    }
+
+    /// As `open_untold`, of a file that this session has just made by itself: those are told with their making.
+    pub(super) fn open_made(&mut self, inode: u64, access: u32) {
+        *self.opens.entry((inode, access)).or_insert(0) += 1;
+        *self.untold.entry((inode, access)).or_insert(0) += 1;
     }
 
     /// Tells the master of these files, or of all, as far as they are open and it does not know.
@@ -466,10 +471,7 @@ impl Table {
         };
         for (inode, access) in keys {
             let count = self.untold.remove(&(inode, access)).unwrap_or(0);
-            self.next_tag += 1;
-            let open = v1::OpenFile { inode, access, count, pages_anyway: true, ..v1::OpenFile::default() };
-            // The answer says nothing that is not known.
-            self.tell_tagged(self.next_tag, Ask::Open(open));
+            self.tell(Ask::Open(v1::OpenFile { inode, access, count, known: true, ..v1::OpenFile::default() }));
         }
     }
 
@@ -594,6 +596,7 @@ fn repeatable(request: &v1::Request) -> bool {
             | Kind::CommitWrite(_)
             | Kind::TouchAccess(_)
             | Kind::TouchAccesses(_)
+            | Kind::ReserveInodes(_)
             | Kind::CutTail(_)
             | Kind::Barrier(_),
         ) => true,

@@ -3,17 +3,21 @@
 //! This room owns the order of things (known operation? waits? perform, remember) and the commands of sessions
 //! and servers. What happens to chunks is in `write`, to names in `namespace`.
 //!
-//! Two refusals are not remembered, because the leader proposes the same operation again when it may succeed:
-//! a lock that is held by another (`WouldBlock`), and what has to wait for a cut
-//! ([`State::waits_for_shrink`], answered `Stale`). Everything else is answered once and for all.
+//! Some refusals are not remembered, because the leader proposes the same operation again when it may succeed:
+//! a lock that is held by another (`WouldBlock`), what has to wait for a cut ([`State::waits_for_shrink`]) and what concerns a directory
+//! that another session holds ([`State::held_by_others`]), both answered `Stale`. Everything else is answered once and for all.
 
 use super::command::{Command, CommandReply, Stamp};
+use super::holds::MAX_HELD;
 use super::namespace::{CreateArgs, RenameArgs};
-use super::request::{ClientCommand, Credentials, Refusal, Reply, Request};
+use super::request::{ClientCommand, Credentials, NodeKind, Refusal, Reply, Request};
 use super::sessions::Known;
 use super::state::State;
 use crate::breaks::Break;
 use crate::ids::SessionId;
+
+/// Most inode numbers that are set apart at a time.
+const MAX_INODES: u64 = 65_536;
 
 /// Why a request is performed: who asks, for whom and when.
 #[derive(Clone, Copy)]
@@ -86,7 +90,7 @@ impl State {
             Known::Forgotten => return Reply::Refused(Refusal::Stale),
             Known::New => {}
         }
-        if self.waits_for_shrink(request) {
+        if self.waits_for_shrink(request) || !self.held_by_others(id.session, request).is_empty() {
             return Reply::Refused(Refusal::Stale);
         }
         let context = Context { session: id.session, who: credentials, stamp };
@@ -97,14 +101,18 @@ impl State {
         reply
     }
 
-    fn perform(&mut self, context: Context<'_>, request: &Request) -> Result<Reply, Refusal> {
+    pub(super) fn perform(&mut self, context: Context<'_>, request: &Request) -> Result<Reply, Refusal> {
         let Context { who, stamp, .. } = context;
         let now = stamp.now;
         match request {
-            Request::Create { parent, name, kind, mode, umask, exclusive } => {
+            Request::Create { parent, name, kind, mode, umask, exclusive, hold } => {
                 let (parent, mode, umask, exclusive) = (*parent, *mode, *umask, *exclusive);
                 let made =
                     self.namespace.create(who, CreateArgs { parent, name, kind, mode, umask, exclusive }, now)?;
+                let directory = made.created && *kind == NodeKind::Directory;
+                if *hold && directory && self.holds.held_by(context.session).count() < MAX_HELD {
+                    self.holds.give(context.session, made.attributes.inode);
+                }
                 Ok(Reply::Entry { attributes: made.attributes, created: made.created })
             }
             Request::Link { inode, parent, name } => {
@@ -112,11 +120,17 @@ impl State {
                 Ok(Reply::Entry { attributes, created: true })
             }
             Request::Unlink { parent, name } => self.namespace.unlink(who, *parent, name, now).map(|_| Reply::Done),
-            Request::Rmdir { parent, name } => self.namespace.rmdir(who, *parent, name, now).map(|_| Reply::Done),
+            Request::Rmdir { parent, name } => {
+                let removed = self.namespace.rmdir(who, *parent, name, now)?;
+                self.holds.end(removed.inode);
+                Ok(Reply::Done)
+            }
             Request::Rename { parent, name, new_parent, new_name, mode } => {
                 let (parent, new_parent, mode) = (*parent, *new_parent, *mode);
                 let both = RenameArgs { parent, name, new_parent, new_name, mode };
-                self.namespace.rename(who, both, now).map(|_| Reply::Done)
+                let renamed = self.namespace.rename(who, both, now)?;
+                renamed.replaced.into_iter().for_each(|replaced| self.holds.end(replaced.inode));
+                Ok(Reply::Done)
             }
             Request::SetAttributes { inode, changes } => self.set_attributes(context, *inode, changes),
             Request::SetXattr { inode, name, value, mode } => {
@@ -131,7 +145,15 @@ impl State {
                 let write = super::write::Write { inode: *inode, attach, used, min_size: *min_size, space: *space };
                 self.commit_write(context, write, *clear_suid)
             }
-            Request::Flush { files } => self.flush(context, files),
+            Request::Flush { files, steps, gives_back } => self.flush(context, files, steps, gives_back),
+            Request::ReserveInodes { count } => {
+                let count = u64::from(*count);
+                if count > MAX_INODES {
+                    Err(Refusal::Invalid)
+                } else {
+                    Ok(Reply::Inodes(self.namespace.reserve_inodes(count)))
+                }
+            }
             Request::CutTail { inode } => self.cut_tail(*inode).map(|()| Reply::Done),
             Request::TouchAccess { inodes } => {
                 inodes.iter().for_each(|inode| self.namespace.touch_access(*inode, now));
@@ -167,6 +189,7 @@ impl State {
     /// Locks, reservations and replies go with the session.
     fn end_session(&mut self, session: SessionId) {
         self.locks.release_session(session);
+        self.holds.drop_session(session);
         let reserved: Vec<_> = self.chunks.reserved_by(session).map(|info| info.handle).collect();
         for handle in reserved {
             self.bury(handle);

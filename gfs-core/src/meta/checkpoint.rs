@@ -2,12 +2,13 @@
 //!
 //! Layout (docs/formats/checkpoint.md): magic `gfs-meta`, version; then the head (cluster, chunk size, default
 //! replicas, generation, watermark, last server, last session); then sections, each a tag byte and a table:
-//! servers, sessions, progress, replies, locks, attached, reserved, shrinks, tombstones, namespace. Integers are
+//! servers, sessions, progress, replies, locks, attached, reserved, shrinks, tombstones, namespace, held directories (since version 3). Integers are
 //! varints, ids of a cluster little-endian. Indexes and counts are not written but derived.
 //!
 //! This room owns that order and refuses what contradicts itself. The checksum over all of it is the writer's.
 
 use super::chunks::{ChunkRecord, ChunkTable, MAX_GOAL};
+use super::holds::Holds;
 use super::locks::LockTable;
 use super::namespace::Namespace;
 use super::request::FileType;
@@ -26,7 +27,7 @@ use std::cell::Cell;
 /// First bytes of the state in a checkpoint.
 pub const MAGIC: &[u8; 8] = b"gfs-meta";
 /// Version written; all up to it are read.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Why a state cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -59,7 +60,7 @@ impl<E> From<codec::DecodeError> for DecodeError<E> {
 }
 
 /// Sections in the order in which they are written, with their tags.
-const SECTIONS: [&str; 10] = [
+const SECTIONS: [&str; 11] = [
     "servers",
     "sessions",
     "progress",
@@ -70,6 +71,7 @@ const SECTIONS: [&str; 10] = [
     "shrinks",
     "tombstones",
     "namespace",
+    "held directories",
 ];
 
 impl State {
@@ -91,7 +93,8 @@ impl State {
         section(7, &self.shrinks.0, sink)?;
         section(8, self.tombstones.table(), sink)?;
         sink(&[9])?;
-        self.namespace.encode(sink)
+        self.namespace.encode(sink)?;
+        section(10, self.holds.table(), sink)
     }
 
     fn head(&self) -> Vec<u8> {
@@ -146,6 +149,7 @@ impl State {
             self.shrinks.0.hash(),
             self.tombstones.table().hash(),
             self.namespace.hash(),
+            self.holds.table().hash(),
         ];
         let mut bytes = self.head();
         parts.iter().for_each(|part| bytes.extend_from_slice(&part.to_le_bytes()));
@@ -196,10 +200,12 @@ impl<E> Decoder<'_, '_, E> {
         self.begin(9)?;
         let namespace = Namespace::decode(self.reader)?;
         let Head { version, cluster, chunk_size, default_replicas, .. } = head;
+        let holds =
+            if version < 3 { Holds::default() } else { Holds::restore(self.table(10, &mut |key, _| key.1 == 0)?) };
         #[rustfmt::skip]
         let mut state = State {
             cluster, chunk_size, default_replicas, namespace, chunks, servers, sessions, locks, shrinks, tombstones,
-            breaks: Broken::default(),
+            holds, breaks: Broken::default(),
         };
         if !self.reader.at_end()? {
             return Err(malformed("end of the state").into());
@@ -302,6 +308,13 @@ impl State {
         };
         if !self.locks.iter().all(held) {
             return Err(malformed("owner of a lock"));
+        }
+        let holds = |(inode, session): (InodeId, SessionId)| {
+            let directory = self.namespace.attributes(inode).is_some_and(|of| of.file_type == FileType::Directory);
+            directory && self.sessions.contains(session)
+        };
+        if !self.holds.iter().all(holds) {
+            return Err(malformed("holder of a directory"));
         }
         Ok(())
     }

@@ -38,6 +38,12 @@ impl DelegationTable {
         }
     }
 
+    /// A session has made a file by itself, in a directory that it holds: nobody else can have it.
+    pub fn give_made(&mut self, session: SessionId, inode: InodeId) {
+        self.holders.insert(inode, session);
+        self.by_session.insert((session, inode));
+    }
+
     /// Whether a session holds a file.
     pub fn holds(&self, session: SessionId, inode: InodeId) -> bool {
         self.holders.get(&inode) == Some(&session)
@@ -210,6 +216,7 @@ mod tests {
                     mode: 0o600,
                     umask: 0,
                     exclusive: true,
+                    hold: false,
                 },
             );
             let Reply::Entry { attributes, .. } = made else { panic!("{made:?}") };
@@ -265,7 +272,7 @@ mod tests {
             let min_size = (held.size > before.size).then_some(held.size);
             let file = FlushedFile { inode, min_size, changes: difference(&before, &held), ..FlushedFile::default() };
             let gone = FlushedFile { inode: InodeId(u64::MAX), ..FlushedFile::default() };
-            let flushed = told.ask(1_000, Request::Flush { files: vec![gone, file] });
+            let flushed = told.ask(1_000, Request::Flush { files: vec![gone, file], steps: vec![], gives_back: vec![] });
             prop_assert_eq!(flushed, Reply::Flushed(vec![(0, crate::meta::request::Refusal::Stale)]));
             prop_assert_eq!(told.state.attributes(inode), Some(held));
         }

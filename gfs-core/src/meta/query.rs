@@ -5,7 +5,7 @@
 use super::grants::Touched;
 use super::request::{Answer, Credentials, FileType, Query, Refusal, Request};
 use super::state::State;
-use crate::ids::InodeId;
+use crate::ids::{InodeId, SessionId};
 
 /// Most chunks in one answer to `Layout`.
 pub const MAX_LAYOUT: usize = 4_096;
@@ -56,7 +56,7 @@ impl State {
     }
 
     /// What caches of other sessions a request would make stale. It may name too much (the request may be refused),
-    /// never too little. An access time alone makes nothing stale: it is as lazy as relatime.
+    /// never too little. An access time alone makes nothing stale: it is as lazy as relatime. Nobody else caches anything of what is held.
     pub fn touched(&self, request: &Request) -> Touched {
         match request {
             Request::Create { parent, name, .. } => self.names(&[(*parent, name)], None),
@@ -70,7 +70,7 @@ impl State {
             | Request::RemoveXattr { inode, .. }
             | Request::CutTail { inode }
             | Request::CommitWrite { inode, .. } => self.names(&[], Some(*inode)),
-            Request::Flush { files } => {
+            Request::Flush { files, .. } => {
                 let mut inodes: Vec<InodeId> = files.iter().map(|file| file.inode).collect();
                 inodes.sort_unstable();
                 inodes.dedup();
@@ -80,7 +80,32 @@ impl State {
             | Request::ReleaseLocks { .. }
             | Request::AllocateChunks { .. }
             | Request::TouchAccess { .. }
+            | Request::ReserveInodes { .. }
             | Request::Barrier { .. } => Touched::default(),
+        }
+    }
+
+    /// The directories that other sessions hold and that a request would change. Applied all the same it is answered `Stale`, nothing is
+    /// changed and nothing remembered, so that the leader can have them given back and propose the same operation again.
+    pub fn held_by_others(&self, session: SessionId, request: &Request) -> Vec<InodeId> {
+        // A flush is about what its own session holds.
+        if self.holds.is_empty() || matches!(request, Request::Flush { .. }) {
+            return Vec::new();
+        }
+        let others = |inode: &InodeId| self.holds.holder(*inode).is_some_and(|holder| holder != session);
+        self.touched(request).inodes.into_iter().filter(others).collect()
+    }
+
+    /// The directories whose names an answer to a query tells of.
+    pub fn consulted(query: &Query) -> Option<InodeId> {
+        match query {
+            Query::Lookup { parent, .. } => Some(*parent),
+            Query::ReadDirectory { inode, .. } | Query::GetXattr { inode, .. } | Query::ListXattrs { inode } => {
+                Some(*inode)
+            }
+            Query::GetAttributes { .. } | Query::ReadLink { .. } | Query::Layout { .. } | Query::TestLock { .. } => {
+                None
+            }
         }
     }
 

@@ -197,6 +197,10 @@ impl Record for Reply {
                     out.push(refusal_byte(*refusal));
                 }
             }
+            Self::Inodes(first) => {
+                out.push(6);
+                put_varint(out, first.0);
+            }
         }
     }
 
@@ -226,6 +230,7 @@ impl Record for Reply {
                 }
                 Some(Self::Flushed(refused))
             }
+            6 => Some(Self::Inodes(InodeId(reader.varint()?))),
             _ => None,
         })
     }
@@ -387,6 +392,8 @@ mod tests {
             Reply::Attributes { attributes: sample(), pending_shrink: true },
             Reply::Chunks(vec![(ChunkHandle(9), configuration)]),
             Reply::Refused(Refusal::ReadOnly),
+            Reply::Flushed(vec![(3, Refusal::Stale)]),
+            Reply::Inodes(InodeId(1 << 50)),
         ] {
             assert_eq!(Reply::decode(&bytes_of(&reply)), Some(reply));
         }

@@ -229,6 +229,8 @@ pub enum Request {
         umask: u16,
         /// O_EXCL.
         exclusive: bool,
+        /// Of a directory: the session holds it from now on (`meta::holds`), unless it holds very many.
+        hold: bool,
     },
     /// Adds a name to an existing inode that is not a directory.
     Link {
@@ -334,11 +336,20 @@ pub enum Request {
         /// Space that counts as stored from now on, or no more.
         space: Option<Space>,
     },
-    /// What the holder of write delegations did to its files by itself. Each file is done whole or not at all, and one that is refused
-    /// keeps no other back.
+    /// What the holder of files and directories did to them by itself: first the steps in their order, then the files, then directories
+    /// are given back. Each step and each file is done whole or not at all, and one that is refused keeps no other back.
     Flush {
         /// The files.
         files: Vec<FlushedFile>,
+        /// What was done to the names of held directories.
+        steps: Vec<NameStep>,
+        /// Directories that the session holds no more.
+        gives_back: Vec<InodeId>,
+    },
+    /// Sets so many inode numbers apart for the session, to make what a [`NameStep`] makes. Those that it does not use are never used.
+    ReserveInodes {
+        /// How many.
+        count: u32,
     },
     /// Drops what lies beyond the end of a file: a write has put bytes there and will never say so (its caller gave up, or its session
     /// has ended). They are cut off as by a truncation to the present size, so that no later growth shows them.
@@ -371,6 +382,21 @@ pub struct FlushedFile {
     pub min_size: Option<u64>,
     /// Attributes as they are at the holder, where they changed; its change time counts, unless it would go back.
     pub changes: AttributeChanges,
+}
+
+/// What the holder of directories did to their names, or to what it has made there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NameStep {
+    /// When, by the master's clock as the holder knows it.
+    pub at: Timestamp,
+    /// Who did it.
+    pub uid: u32,
+    /// With which group.
+    pub gid: u32,
+    /// The number of what a `Create` makes.
+    pub inode: InodeId,
+    /// `Create`, `Unlink`, `Rmdir`, `Rename` or `SetAttributes`.
+    pub request: Request,
 }
 
 /// A server that holds chunks, as told to clients.
@@ -441,8 +467,10 @@ pub enum Reply {
     },
     /// Chunks reserved for the session, in the order asked.
     Chunks(Vec<(ChunkHandle, Configuration)>),
-    /// Flushed but for these: position in the request, and why.
+    /// Flushed but for these: position among the files, and beyond them among the steps, and why.
     Flushed(Vec<(u32, Refusal)>),
+    /// The first of the inode numbers that are set apart.
+    Inodes(InodeId),
     /// Refused; nothing changed.
     Refused(Refusal),
 }

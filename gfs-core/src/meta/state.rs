@@ -4,6 +4,7 @@
 //! `Clone` is a handful of pointers, and is how a checkpoint freezes it.
 
 use super::chunks::{ChunkInfo, ChunkTable, MAX_GOAL};
+use super::holds::Holds;
 use super::locks::LockTable;
 use super::namespace::{Counts, Namespace, RootOptions};
 use super::request::{Attributes, Reply, ServerAddress, Timestamp};
@@ -36,6 +37,7 @@ pub struct State {
     pub(crate) locks: LockTable,
     pub(crate) shrinks: Shrinks,
     pub(crate) tombstones: Tombstones,
+    pub(crate) holds: Holds,
     pub(crate) breaks: Broken,
 }
 
@@ -78,6 +80,7 @@ impl State {
             locks: LockTable::default(),
             shrinks: Shrinks::default(),
             tombstones: Tombstones::default(),
+            holds: Holds::default(),
             breaks: Broken::default(),
         }
     }
@@ -173,6 +176,11 @@ impl State {
     /// Registered chunk servers.
     pub fn servers(&self) -> &Servers {
         &self.servers
+    }
+
+    /// Directories that sessions hold.
+    pub fn holds(&self) -> &Holds {
+        &self.holds
     }
 
     /// Locks that are held.

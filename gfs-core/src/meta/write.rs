@@ -20,8 +20,6 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const MAX_RESERVED: usize = 1_024;
 /// Most chunks of one `CommitWrite`.
 const MAX_CHUNKS_OF_WRITE: usize = 65_536;
-/// Most files of one `Flush`.
-pub const MAX_FLUSHED: usize = 1_024;
 /// Most replicas that one command condemns; the rest is reported again.
 const MAX_CONDEMNED: usize = 65_536;
 
@@ -108,16 +106,8 @@ impl State {
         self.attributes_reply(inode, false)
     }
 
-    /// Takes over what the holder of write delegations did.
-    pub(crate) fn flush(&mut self, context: Context<'_>, files: &[FlushedFile]) -> Result<Reply, Refusal> {
-        if files.len() > MAX_FLUSHED {
-            return Err(Refusal::Invalid);
-        }
-        let refused = (0..).zip(files).filter_map(|(at, file)| Some((at, self.flush_file(context, file).err()?)));
-        Ok(Reply::Flushed(refused.collect()))
-    }
-
-    fn flush_file(&mut self, context: Context<'_>, file: &FlushedFile) -> Result<(), Refusal> {
+    /// Takes over what the holder of a write delegation did to one file.
+    pub(super) fn flush_file(&mut self, context: Context<'_>, file: &FlushedFile) -> Result<(), Refusal> {
         let FlushedFile { inode, attach, used, min_size, changes } = file;
         // Permission was asked when it was done.
         let context = Context { who: &Credentials::default(), ..context };

@@ -91,7 +91,7 @@ impl Fs {
                 Ok(self.found(attributes, outcome.grant))
             }
             Reply::Refused(refusal) => Err(refusal.into()),
-            Reply::Done | Reply::Chunks(_) | Reply::Flushed(_) => Err(unexpected("setattr")),
+            Reply::Done | Reply::Chunks(_) | Reply::Flushed(_) | Reply::Inodes(_) => Err(unexpected("setattr")),
         }
     }
 

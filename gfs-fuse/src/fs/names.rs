@@ -32,8 +32,15 @@ impl Fs {
     /// # Errors
     /// EEXIST, and what the master says.
     pub async fn make(&self, call: &Call, at: &Name, kind: NodeKind, mode: (u16, u16)) -> Result<Found> {
-        let request =
-            Request::Create { parent: at.0, name: at.1.clone(), kind, mode: mode.0, umask: mode.1, exclusive: true };
+        let request = Request::Create {
+            parent: at.0,
+            name: at.1.clone(),
+            kind,
+            mode: mode.0,
+            umask: mode.1,
+            exclusive: true,
+            hold: false,
+        };
         self.entry(call, "create", request).await
     }
 
@@ -52,7 +59,7 @@ impl Fs {
                 Ok(self.found(attributes, outcome.grant))
             }
             Reply::Refused(refusal) => Err(refusal.into()),
-            Reply::Done | Reply::Chunks(_) | Reply::Flushed(_) => Err(unexpected(operation)),
+            Reply::Done | Reply::Chunks(_) | Reply::Flushed(_) | Reply::Inodes(_) => Err(unexpected(operation)),
         }
     }
 
@@ -91,9 +98,7 @@ impl Fs {
     pub(super) async fn done(&self, call: &Call, request: Request) -> Result<()> {
         match self.client.mutate(&call.context, request).await?.reply {
             Reply::Refused(refusal) => Err(refusal.into()),
-            Reply::Done | Reply::Entry { .. } | Reply::Attributes { .. } | Reply::Chunks(_) | Reply::Flushed(_) => {
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 

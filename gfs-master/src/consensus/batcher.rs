@@ -10,7 +10,7 @@ use super::types::{Batch, Raft, Waiter};
 use crate::data_dir;
 use crate::random;
 use gfs_core::meta::command::{Command, CommandReply, Entry, Stamp};
-use gfs_core::meta::request::{NodeKind, Request, Timestamp};
+use gfs_core::meta::request::{FlushedFile, NameStep, NodeKind, Request, Timestamp};
 use openraft::error::ClientWriteError;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -204,6 +204,11 @@ fn request_weight(request: &Request) -> usize {
         Request::RemoveXattr { name, .. } => name.len(),
         Request::AllocateChunks { placements, .. } => placements.iter().map(|list| 4 + 4 * list.len()).sum(),
         Request::CommitWrite { attach, used, .. } => 14 * attach.len() + 40 * used.len(),
+        Request::Flush { files, steps, gives_back } => {
+            let file = |file: &FlushedFile| 100 + 14 * file.attach.len() + 40 * file.used.len();
+            let step = |step: &NameStep| 40 + request_weight(&step.request);
+            files.iter().map(file).sum::<usize>() + steps.iter().map(step).sum::<usize>() + 10 * gives_back.len()
+        }
         _ => 0,
     }
 }

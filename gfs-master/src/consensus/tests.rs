@@ -74,6 +74,7 @@ fn create(session: SessionId, operation: u64) -> Command {
             mode: 0o644,
             umask: 0,
             exclusive: true,
+            hold: false,
         },
     })
 }

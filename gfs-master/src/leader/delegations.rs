@@ -1,15 +1,17 @@
-//! Write delegations as the leader keeps them: given with a creation, taken back before anybody else sees or changes the file.
+//! Write delegations of files and held directories: given with a creation, taken back before anybody else sees or changes them.
 //!
-//! This room owns who is asked, how often and for how long. Which session holds what is the core's table; what a flush does is the
-//! state's. Lock order: the state's lock, the gate's, the table's.
+//! This room owns who is asked, how often and for how long. Which session holds which file is the core's table, and which directory is
+//! committed (`gfs_core::meta::holds`); what a flush does is the state's. Lock order: the state's lock, the gate's, the table's.
 
 use super::{Leader, ServeError};
 use gfs_core::ids::{InodeId, SessionId};
 use gfs_core::meta::delegations::{DelegationTable, is_plain};
 use gfs_core::meta::grants::Cached;
-use gfs_core::meta::request::{Answer, Attributes, FileType, Timestamp};
+use gfs_core::meta::request::{Answer, Attributes, FileType, Query, Timestamp};
+use gfs_core::meta::state::State;
 use gfs_proto::v1::{self, server_message::Body};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +58,17 @@ impl Delegations {
             table.give(session, *inode);
         }
         drop(table);
+        self.ended.notify_waiters();
+    }
+
+    /// A session says that it has made files by itself, and has their delegations: before that can be seen by anybody.
+    pub fn made(&self, session: SessionId, inodes: impl Iterator<Item = InodeId>) {
+        let mut table = self.table.lock();
+        inodes.for_each(|inode| table.give_made(session, inode));
+    }
+
+    /// Directories were given back.
+    pub fn given_back(&self) {
         self.ended.notify_waiters();
     }
 
@@ -108,9 +121,12 @@ impl Leader {
     }
 
     /// Whether another session than `by` may know better than the state what this answer says.
-    pub fn is_held(&self, answer: &Answer, by: SessionId) -> bool {
-        let inodes = shown(answer).map(|attributes| attributes.inode);
-        !self.delegations.table.lock().conflicts(inodes, by).is_empty()
+    pub(super) fn is_held(&self, state: &State, query: &Query, answer: &Answer, by: SessionId) -> bool {
+        let inodes = || shown(answer).map(|attributes| attributes.inode);
+        let holds = state.holds();
+        let others = |inode: InodeId| holds.holder(inode).is_some_and(|holder| holder != by);
+        !self.delegations.table.lock().conflicts(inodes(), by).is_empty()
+            || (!holds.is_empty() && inodes().chain(State::consulted(query)).any(others))
             || shown(answer).any(|attributes| self.may_be_held_unknown(attributes, by))
     }
 
@@ -120,21 +136,43 @@ impl Leader {
             && !self.sessions.others_reclaimed(by)
     }
 
-    /// Returns when nobody but `by` holds any file that an answer shows.
+    /// Returns when nobody but `by` holds anything that an answer shows or tells of.
     ///
     /// # Errors
     /// The log's, when a holder that does not give back was to be ended.
-    pub async fn recall_shown(self: &Arc<Self>, answer: &Answer, by: SessionId) -> Result<(), ServeError> {
-        let inodes: Vec<InodeId> = shown(answer).map(|attributes| attributes.inode).collect();
+    pub async fn recall_shown(
+        self: &Arc<Self>,
+        query: &Query,
+        answer: &Answer,
+        by: SessionId,
+    ) -> Result<(), ServeError> {
+        let inodes = shown(answer).map(|attributes| attributes.inode);
+        let inodes: Vec<InodeId> = inodes.chain(State::consulted(query)).collect();
         self.recall(&inodes, by).await
     }
 
-    /// Returns when no other session than `by` holds any of these files. One that does not give back within a lease is ended.
+    /// What other sessions than `by` hold of these files and directories, by session.
+    fn conflicts(&self, inodes: &[InodeId], by: SessionId) -> BTreeMap<SessionId, Vec<InodeId>> {
+        let mut found = self.delegations.table.lock().conflicts(inodes.iter().copied(), by);
+        let state = self.machine.state();
+        if !state.holds().is_empty() {
+            for inode in inodes {
+                if let Some(holder) = state.holds().holder(*inode).filter(|holder| *holder != by) {
+                    found.entry(holder).or_default().push(*inode);
+                }
+            }
+        }
+        found
+    }
+
+    /// Returns when no other session than `by` holds any of these files and directories. One that does not give back within a lease is
+    /// ended.
     ///
     /// # Errors
     /// The log's, when that could not be committed.
     pub async fn recall(self: &Arc<Self>, inodes: &[InodeId], by: SessionId) -> Result<(), ServeError> {
-        if self.delegations.is_empty() && self.delegations.unknown.is_none() {
+        if self.delegations.is_empty() && self.delegations.unknown.is_none() && self.machine.state().holds().is_empty()
+        {
             return Ok(());
         }
         let until = Instant::now() + self.options.session_lease;
@@ -142,14 +180,14 @@ impl Leader {
             let ended = self.delegations.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            let conflicts = self.delegations.table.lock().conflicts(inodes.iter().copied(), by);
+            let conflicts = self.conflicts(inodes, by);
             let unknown = conflicts.is_empty() && self.any_unknown(inodes, by);
             if conflicts.is_empty() && !unknown {
                 return Ok(());
             }
             if Instant::now() >= until && !unknown {
                 for session in conflicts.keys() {
-                    tracing::warn!(%session, "a session does not give a file back, and is ended");
+                    tracing::warn!(%session, "a session does not give back what it holds, and is ended");
                     self.end_session(*session).await?;
                 }
                 continue;

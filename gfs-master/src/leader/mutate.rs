@@ -133,16 +133,25 @@ impl Leader {
         self.commit(command).await
     }
 
-    /// Through the gate into the log. What has to wait for a cut of the file waits for it.
+    /// Through the gate into the log. What has to wait for a cut of the file, or for directories that others hold, waits for it.
     async fn commit(self: &Arc<Self>, mut command: ClientCommand) -> Result<Done, ServeError> {
         loop {
+            let session = command.id.session;
+            let held = self.machine.state().held_by_others(session, &command.request);
+            if !held.is_empty() {
+                // What they give back may name more.
+                self.recall(&held, session).await?;
+                continue;
+            }
             let waits = self.machine.state().waits_for_shrink(&command.request);
             if waits && let Some(inode) = inode_of(&command.request) {
                 self.wait_for_shrink(inode).await?;
             }
             let (reply, changed) = self.commit_once(&mut command).await?;
-            let again =
-                reply == Reply::Refused(Refusal::Stale) && self.machine.state().waits_for_shrink(&command.request);
+            let again = reply == Reply::Refused(Refusal::Stale) && {
+                let state = self.machine.state();
+                state.waits_for_shrink(&command.request) || !state.held_by_others(session, &command.request).is_empty()
+            };
             if !again {
                 return Ok(Done { request: command.request, reply, changed: Some(changed) });
             }
@@ -271,7 +280,14 @@ fn inode_of(request: &Request) -> Option<InodeId> {
 /// Whether a mutation is answered only when it is on stable storage: what somebody outside the masters relies on at once.
 /// Names, attributes and sizes are, as in any file system, safe from a power cut after fsync.
 fn outlives_power_cuts(request: &Request) -> bool {
-    matches!(request, Request::SetLock { .. } | Request::ReleaseLocks { .. } | Request::AllocateChunks { .. })
+    // Numbers and chunks must not be given twice.
+    matches!(
+        request,
+        Request::SetLock { .. }
+            | Request::ReleaseLocks { .. }
+            | Request::AllocateChunks { .. }
+            | Request::ReserveInodes { .. }
+    )
 }
 
 /// Whether somebody waits who can be told that there is no room. What a client has answered for itself before must not be lost by that, and

@@ -13,6 +13,8 @@ use gfs_core::meta::request::{Answer, Attributes, Credentials, FileType, Query, 
 pub struct Told {
     /// The answer.
     pub answer: Answer,
+    /// Another session may know better: it is to give back what the answer is about first.
+    pub held: bool,
     /// For how long.
     pub granted: Granted,
 }
@@ -31,22 +33,23 @@ impl Leader {
     pub fn query(&self, session: SessionId, credentials: &Credentials, query: &Query) -> Told {
         let state = self.machine.state();
         let mut answer = state.query(credentials, query);
-        // While the state is locked no mutation can come between the answer and its grant.
-        let granted = match grants_of(query, &answer) {
+        // While the state is locked no mutation can come between the answer and its grant, and nothing that was given back be taken over.
+        let held = self.is_held(&state, query, &answer, session);
+        let granted = match grants_of(query, &answer).filter(|_| !held) {
             Some(items) => self.grant(&state, session, &items, file_of(&answer)),
             None => Granted::default(),
         };
         drop(state);
         self.times.show_answer(&mut answer);
-        Told { answer, granted }
+        Told { answer, held, granted }
     }
 
     /// Shows files that a session has changed or read; those that are gone or held by another are left out.
     pub fn show_files(&self, session: SessionId, inodes: impl Iterator<Item = InodeId>) -> Vec<ShownFile> {
         let query = |inode| Query::GetAttributes { inode };
         let told = inodes.map(|inode| self.query(session, &Credentials::default(), &query(inode)));
-        told.filter(|told| told.granted.ms > 0 && !self.is_held(&told.answer, session))
-            .filter_map(|Told { answer, granted }| match answer {
+        told.filter(|told| told.granted.ms > 0 && !told.held)
+            .filter_map(|Told { answer, granted, .. }| match answer {
                 Answer::Attributes(attributes) => Some(ShownFile { attributes, granted }),
                 _ => None,
             })
@@ -82,7 +85,7 @@ impl Leader {
                 }
             }
             Reply::Done if !parents.is_empty() => (),
-            Reply::Done | Reply::Chunks(_) | Reply::Flushed(_) | Reply::Refused(_) => return none,
+            Reply::Done | Reply::Chunks(_) | Reply::Flushed(_) | Reply::Inodes(_) | Reply::Refused(_) => return none,
         }
         let mut shown = Vec::with_capacity(parents.len());
         for parent in parents {

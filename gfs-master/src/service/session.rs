@@ -11,8 +11,11 @@ use crate::leader::query::{ShownFile, Told};
 use crate::leader::sessions::{Connection, Outgoing};
 use crate::leader::{Leader, ServeError};
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, ServerId, SessionId};
+use gfs_core::meta::grants::{Cached, PASSED_ON_MS};
 use gfs_core::meta::opens::OpenAccess;
-use gfs_core::meta::request::{Answer, ClientCommand, Configuration, Credentials, Query, Refusal, Reply, Request};
+use gfs_core::meta::request::{
+    Answer, ClientCommand, Configuration, Credentials, FileType, Query, Refusal, Reply, Request,
+};
 use gfs_proto::convert::{
     self, ConvertError, answer_to_wire, open_mode_from_wire, refusal_code, reply_to_wire, servers_to_wire,
 };
@@ -269,6 +272,9 @@ impl Stream {
         };
         let id = command.id;
         self.note(&command, &asked);
+        if let SoftPart::Flush(flushed) = &asked {
+            self.before_flush(&command.request, flushed).await;
+        }
         let answered = match self.leader.mutate(command, Waits::No).await {
             Ok(answered) => answered,
             // Asked again it is still waited for.
@@ -287,10 +293,14 @@ impl Stream {
                 delegated = delegate && *created && self.leader.delegate(self.session, attributes);
             }
             (SoftPart::Open { .. }, _) => self.leader.opens.lock().table.refused(id),
-            (SoftPart::Flush(files), _) => {
-                self.given_back(&files);
-                let ended = files.iter().filter(|file| file.ends).map(|file| file.inode);
-                shown = self.leader.show_files(self.session, ended);
+            (SoftPart::Flush(flushed), _) => {
+                self.given_back(&flushed.files);
+                self.leader.delegations.given_back();
+                let ended = flushed.files.iter().filter(|file| file.ends).map(|file| file.inode);
+                shown = self.leader.show_files(self.session, ended.chain(flushed.nodes));
+            }
+            (SoftPart::Hold, Reply::Entry { attributes, .. }) => {
+                delegated = self.leader.machine.state().holds().holds(self.session, attributes.inode);
             }
             (SoftPart::Touch(inodes), _) => shown = self.leader.show_files(self.session, inodes.into_iter()),
             (SoftPart::Move(directories), _) => {
@@ -298,7 +308,7 @@ impl Stream {
                 let moved = changed.filter(|inode| !directories.contains(inode));
                 shown = self.leader.show_files(self.session, moved);
             }
-            (SoftPart::Nothing, _) => (),
+            (SoftPart::Hold | SoftPart::Nothing, _) => (),
         }
         self.reply(&answered, delegated, &shown)
     }
@@ -312,10 +322,25 @@ impl Stream {
         }
     }
 
+    /// What has to be known before anybody else can see what a flush makes or gives back: who has the files that it makes, and that its
+    /// session may have passed on how the rest is.
+    async fn before_flush(&self, request: &Request, flushed: &Flushed) {
+        self.leader.delegations.made(self.session, flushed.made.iter().copied());
+        let Request::Flush { gives_back, .. } = request else { return };
+        let directories = gives_back.iter().flat_map(|inode| [(*inode, Cached::Entries), (*inode, Cached::Attributes)]);
+        let items: Vec<_> = directories.chain(flushed.nodes.iter().map(|inode| (*inode, Cached::Attributes))).collect();
+        if !items.is_empty() && self.leader.gate.grant(self.session, &items) == 0 {
+            // There is no room to remember it: it is forgotten there after this.
+            tokio::time::sleep(Duration::from_millis(PASSED_ON_MS)).await;
+        }
+    }
+
     /// Delegations that a flush gives back, and files that it closes.
     fn given_back(&self, files: &[GivenBack]) {
         for file in files {
             if file.ends {
+                // Before anybody else may change it: the session may have passed on how it is.
+                self.leader.gate.grant(self.session, &[(file.inode, Cached::Attributes)]);
                 self.leader.delegations.end(self.session, file.inode);
             }
             if file.closes {
@@ -380,7 +405,7 @@ impl Stream {
             None => return self.answer(tag, fail(Code::Malformed, "a query for nothing")),
         };
         let told = self.leader.query(self.session, &credentials, &query);
-        if !self.leader.is_held(&told.answer, self.session) {
+        if !told.held {
             return self.answer(tag, self.answered(told));
         }
         self.call(tag, async move |stream: Arc<Self>| match stream.settled(&credentials, &query).await {
@@ -393,14 +418,14 @@ impl Stream {
     async fn settled(&self, credentials: &Credentials, query: &Query) -> Result<Told, ServeError> {
         loop {
             let told = self.leader.query(self.session, credentials, query);
-            if !self.leader.is_held(&told.answer, self.session) {
+            if !told.held {
                 return Ok(told);
             }
-            self.leader.recall_shown(&told.answer, self.session).await?;
+            self.leader.recall_shown(query, &told.answer, self.session).await?;
         }
     }
 
-    fn answered(&self, Told { answer, granted }: Told) -> Body {
+    fn answered(&self, Told { answer, granted, .. }: Told) -> Body {
         let mut wire = answer_to_wire(&answer);
         (wire.grant_ms, wire.pages_era) = (granted.ms, granted.pages_era);
         if let Answer::Layout { chunks, .. } = &answer {
@@ -420,6 +445,11 @@ impl Stream {
             Err(error) => return self.answer(tag, malformed(&error)),
         };
         let (inode, count) = (InodeId(file.inode), file.count.max(1));
+        if file.known {
+            // One too many only shows when it is removed while it is open.
+            let _ = self.leader.hold_open(self.session, inode, mode, true, count);
+            return;
+        }
         let held = match self.leader.hold_open(self.session, inode, mode, file.pages_anyway, count) {
             Ok(held) => held,
             Err(refusal) => return self.answer(tag, Body::Open(refused_open(refusal))),
@@ -427,7 +457,7 @@ impl Stream {
         let query = Query::Layout { inode, first: 0, count: OPEN_LAYOUT };
         if !held.used_elsewhere {
             let told = self.leader.query(self.session, &Credentials::default(), &query);
-            if !self.leader.is_held(&told.answer, self.session) {
+            if !told.held {
                 return self.answer(tag, self.opened(inode, held, count, told));
             }
         }
@@ -445,7 +475,7 @@ impl Stream {
         });
     }
 
-    fn opened(&self, inode: InodeId, held: Held, count: u32, Told { answer, granted }: Told) -> Body {
+    fn opened(&self, inode: InodeId, held: Held, count: u32, Told { answer, granted, .. }: Told) -> Body {
         let refusal = match answer {
             Answer::Layout { attributes, chunks } => {
                 return Body::Open(v1::OpenAnswer {
@@ -532,11 +562,22 @@ enum SoftPart {
         delegate: bool,
     },
     /// To take back what it flushed.
-    Flush(Vec<GivenBack>),
+    Flush(Flushed),
+    /// To hold the directory that it makes.
+    Hold,
     /// To show what was read.
     Touch(Vec<InodeId>),
     /// To show what was moved between these directories: it is looked at next, under its new name.
     Move([InodeId; 2]),
+}
+
+#[derive(Default)]
+struct Flushed {
+    files: Vec<GivenBack>,
+    /// Files that it makes with a delegation.
+    made: Vec<InodeId>,
+    /// What it makes that is neither a file nor a directory.
+    nodes: Vec<InodeId>,
 }
 
 struct GivenBack {
@@ -550,13 +591,28 @@ impl SoftPart {
         use v1::request::Kind;
         match mutation.request.as_ref().and_then(|request| request.kind.as_ref()) {
             Some(Kind::Create(create)) if create.open => Self::Open { delegate: create.delegate },
+            Some(Kind::Create(create)) if create.hold => Self::Hold,
             Some(Kind::Flush(flush)) => {
                 let one = |file: &v1::FlushedFile| GivenBack {
                     inode: InodeId(file.inode),
                     ends: file.ends,
                     closes: file.closes,
                 };
-                Self::Flush(flush.files.iter().map(one).collect())
+                let mut flushed = Flushed { files: flush.files.iter().map(one).collect(), ..Flushed::default() };
+                for step in &flush.steps {
+                    let made = match step.request.as_ref().and_then(|request| request.kind.as_ref()) {
+                        Some(Kind::Create(create)) => create.kind.as_ref().map_or(0, |kind| kind.file_type),
+                        _ => continue,
+                    };
+                    match made {
+                        made if made == FileType::Directory as u32 => (),
+                        made if made == FileType::File as u32 => {
+                            flushed.made.extend(step.delegate.then_some(InodeId(step.inode)));
+                        }
+                        _ => flushed.nodes.push(InodeId(step.inode)),
+                    }
+                }
+                Self::Flush(flushed)
             }
             Some(Kind::TouchAccesses(touch)) => Self::Touch(touch.inodes.iter().copied().map(InodeId).collect()),
             Some(Kind::Rename(rename)) => Self::Move([rename.parent, rename.new_parent].map(InodeId)),

@@ -18,7 +18,7 @@ async fn make(client: &mut Client, name: &str) -> (InodeId, bool) {
 fn flush(client: &mut Client, inode: InodeId, mode: u16) -> v1::Mutation {
     let changes = AttributeChanges { mode: Some(mode), ..AttributeChanges::default() };
     let file = FlushedFile { inode, changes, ..FlushedFile::default() };
-    let mut mutation = client.mutation(Request::Flush { files: vec![file] });
+    let mut mutation = client.mutation(Request::Flush { files: vec![file], steps: vec![], gives_back: vec![] });
     if let Some(Kind::Flush(flush)) = mutation.request.as_mut().and_then(|request| request.kind.as_mut()) {
         flush.files[0].ends = true;
     }

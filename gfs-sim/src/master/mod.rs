@@ -381,7 +381,7 @@ fn names(configuration: &Configuration, server: ServerId) -> bool {
 
 /// A request that makes something under a name that must be free.
 pub fn create(parent: InodeId, name: &[u8], kind: NodeKind) -> Request {
-    Request::Create { parent, name: name.to_vec(), kind, mode: 0o755, umask: 0, exclusive: true }
+    Request::Create { parent, name: name.to_vec(), kind, mode: 0o755, umask: 0, exclusive: true, hold: false }
 }
 
 /// The name of a file that all clients share.

@@ -2,7 +2,7 @@
 
 use super::{ConvertError, refusal_code, refusal_from_code};
 use crate::v1;
-use gfs_core::ids::ChunkHandle;
+use gfs_core::ids::{ChunkHandle, InodeId};
 use gfs_core::meta::request::{ChunkLocation, Configuration, Refusal, Reply};
 
 /// A reply for the wire; addresses and the grant are the service's to add.
@@ -29,6 +29,7 @@ pub fn reply_to_wire(reply: &Reply) -> v1::Reply {
             let one = |(at, refusal): &(u32, Refusal)| v1::RefusedFile { at: *at, refusal: refusal_code(*refusal) };
             v1::Reply { flushed: true, refused: refused.iter().map(one).collect(), ..empty }
         }
+        Reply::Inodes(first) => v1::Reply { first_inode: first.0, ..empty },
         Reply::Refused(refusal) => v1::Reply { refusal: refusal_code(*refusal), ..empty },
     }
 }
@@ -49,6 +50,9 @@ pub fn reply_from_wire(reply: v1::Reply) -> Result<Reply, ConvertError> {
             Ok((file.at, refusal_from_code(file.refusal).ok_or(unknown)?))
         };
         return Ok(Reply::Flushed(reply.refused.into_iter().map(one).collect::<Result<_, ConvertError>>()?));
+    }
+    if reply.first_inode != 0 {
+        return Ok(Reply::Inodes(InodeId(reply.first_inode)));
     }
     if !reply.chunks.is_empty() {
         let one = |c: v1::ChunkLocation| ChunkLocation::try_from(c).map(|c| (c.handle, c.configuration));

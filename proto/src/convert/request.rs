@@ -144,7 +144,7 @@ impl From<&core::Request> for v1::Request {
 fn request_out(from: &core::Request) -> Kind {
     use core::Request;
     match from {
-        Request::Create { parent, name, kind, mode, umask, exclusive } => Kind::Create(v1::Create {
+        Request::Create { parent, name, kind, mode, umask, exclusive, hold } => Kind::Create(v1::Create {
             parent: parent.0,
             name: name.clone().into(),
             kind: Some(kind_out(kind)),
@@ -153,6 +153,7 @@ fn request_out(from: &core::Request) -> Kind {
             exclusive: *exclusive,
             open: false,
             delegate: false,
+            hold: *hold,
         }),
         Request::Link { inode, parent, name } => {
             Kind::Link(v1::Link { inode: inode.0, parent: parent.0, name: name.clone().into() })
@@ -210,7 +211,12 @@ fn request_out(from: &core::Request) -> Kind {
                 }),
             })
         }
-        Request::Flush { files } => Kind::Flush(v1::FlushFiles { files: files.iter().map(flushed_out).collect() }),
+        Request::Flush { files, steps, gives_back } => Kind::Flush(v1::FlushFiles {
+            files: files.iter().map(flushed_out).collect(),
+            steps: steps.iter().map(step_out).collect(),
+            gives_back: gives_back.iter().map(|inode| inode.0).collect(),
+        }),
+        Request::ReserveInodes { count } => Kind::ReserveInodes(*count),
         Request::CutTail { inode } => Kind::CutTail(inode.0),
         Request::TouchAccess { inodes } => {
             Kind::TouchAccesses(v1::TouchAccess { inodes: inodes.iter().map(|inode| inode.0).collect() })
@@ -248,6 +254,7 @@ fn request_in(from: Kind) -> Result<core::Request, ConvertError> {
             mode: narrow("mode", c.mode)?,
             umask: narrow("umask", c.umask)?,
             exclusive: c.exclusive,
+            hold: c.hold,
         },
         Kind::Link(l) => Request::Link { inode: InodeId(l.inode), parent: InodeId(l.parent), name: l.name.into() },
         Kind::Unlink(u) => Request::Unlink { parent: InodeId(u.parent), name: u.name.into() },
@@ -283,6 +290,7 @@ fn request_in(from: Kind) -> Result<core::Request, ConvertError> {
             space: c.space.map(|space| core::Space { from: space.from, to: space.to, promised: space.promised }),
         },
         Kind::Flush(f) => flush_in(f)?,
+        Kind::ReserveInodes(count) => Request::ReserveInodes { count },
         Kind::CutTail(inode) => Request::CutTail { inode: InodeId(inode) },
         Kind::TouchAccess(inode) => Request::TouchAccess { inodes: vec![InodeId(inode)] },
         Kind::TouchAccesses(touch) => Request::TouchAccess { inodes: touch.inodes.into_iter().map(InodeId).collect() },
@@ -313,7 +321,37 @@ fn flush_in(from: v1::FlushFiles) -> Result<core::Request, ConvertError> {
             changes: changes_in(file.changes.unwrap_or_default())?,
         })
     };
-    Ok(core::Request::Flush { files: from.files.into_iter().map(file).collect::<Result<_, ConvertError>>()? })
+    Ok(core::Request::Flush {
+        files: from.files.into_iter().map(file).collect::<Result<_, ConvertError>>()?,
+        steps: from.steps.into_iter().map(step_in).collect::<Result<_, ConvertError>>()?,
+        gives_back: from.gives_back.into_iter().map(InodeId).collect(),
+    })
+}
+
+fn step_out(step: &core::NameStep) -> v1::NameStep {
+    v1::NameStep {
+        at_ns: step.at.0,
+        uid: step.uid,
+        gid: step.gid,
+        inode: step.inode.0,
+        request: Some((&step.request).into()),
+        delegate: false,
+    }
+}
+
+fn step_in(from: v1::NameStep) -> Result<core::NameStep, ConvertError> {
+    let kind = need("step", need("step", from.request)?.kind)?;
+    if matches!(kind, Kind::Flush(_)) {
+        // Steps have no steps: a message that nests without end is refused here.
+        return Err(ConvertError::Missing("step"));
+    }
+    Ok(core::NameStep {
+        at: core::Timestamp(from.at_ns),
+        uid: from.uid,
+        gid: from.gid,
+        inode: InodeId(from.inode),
+        request: request_in(kind)?,
+    })
 }
 
 /// A client sends a count and no placements; they stay empty lists until the leader fills them in.

@@ -259,7 +259,7 @@ pub struct Mutation {
 pub struct Request {
     #[prost(
         oneof = "request::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -303,6 +303,9 @@ pub mod request {
         CutTail(u64),
         #[prost(message, tag = "17")]
         TouchAccesses(super::TouchAccess),
+        /// how many numbers
+        #[prost(uint32, tag = "18")]
+        ReserveInodes(u32),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -344,6 +347,9 @@ pub struct Create {
     /// hold the file open in the same step, once however often it is asked (soft state at the leader, not in the log)
     #[prost(bool, tag = "7")]
     pub open: bool,
+    /// of a directory: its names are the session's to change, until they are asked back
+    #[prost(bool, tag = "9")]
+    pub hold: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Link {
@@ -525,11 +531,36 @@ pub struct CommitWrite {
     #[prost(message, optional, tag = "6")]
     pub space: ::core::option::Option<Space>,
 }
-/// What the holder of write delegations did to its files by itself.
+/// What the holder of files and directories did to them by itself: first the steps in their order, then the files, then what is given back.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FlushFiles {
     #[prost(message, repeated, tag = "1")]
     pub files: ::prost::alloc::vec::Vec<FlushedFile>,
+    #[prost(message, repeated, tag = "2")]
+    pub steps: ::prost::alloc::vec::Vec<NameStep>,
+    /// directories
+    #[prost(uint64, repeated, tag = "3")]
+    pub gives_back: ::prost::alloc::vec::Vec<u64>,
+}
+/// What was done to the names of held directories.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NameStep {
+    /// when, by the master's clock as the holder knows it
+    #[prost(sfixed64, tag = "1")]
+    pub at_ns: i64,
+    #[prost(uint32, tag = "2")]
+    pub uid: u32,
+    #[prost(uint32, tag = "3")]
+    pub gid: u32,
+    /// of what a Create makes: one of the session's reserved numbers
+    #[prost(uint64, tag = "4")]
+    pub inode: u64,
+    /// Create, Unlink, Rmdir, Rename or SetAttributes
+    #[prost(message, optional, tag = "5")]
+    pub request: ::core::option::Option<Request>,
+    /// of a file that is made: the session has a write delegation of it (soft state, not in the log)
+    #[prost(bool, tag = "6")]
+    pub delegate: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FlushedFile {
@@ -582,7 +613,7 @@ pub struct Reply {
     pub flushed: bool,
     #[prost(message, repeated, tag = "10")]
     pub refused: ::prost::alloc::vec::Vec<RefusedFile>,
-    /// of a Create: the session has a write delegation
+    /// of a Create: the session has a write delegation of the file, or holds the directory
     #[prost(bool, tag = "11")]
     pub delegated: bool,
     /// of SoftTimes: the time that is shown and not committed; 0: there is none
@@ -600,6 +631,9 @@ pub struct Reply {
     /// as in QueryAnswer
     #[prost(fixed64, tag = "15")]
     pub pages_era: u64,
+    /// of ReserveInodes
+    #[prost(uint64, tag = "17")]
+    pub first_inode: u64,
     /// of a Flush the files that it ended, of a TouchAccess those that it named, of a Rename what it moved
     #[prost(message, repeated, tag = "16")]
     pub shown: ::prost::alloc::vec::Vec<ShownFile>,
@@ -781,6 +815,7 @@ pub struct DirectoryEntry {
 /// access: 1 read, 2 write, 3 both; and 4 when what is read through it may stay in a page cache: then attributes are not granted to
 /// the session as long as another has the file open for writing. count 0 means 1.
 /// delegated: in Hello.reclaim, with a write delegation. pages_anyway: it will go through a page cache even if refused.
+/// known: it is there, or a flush that follows makes it; no answer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpenFile {
     #[prost(uint64, tag = "1")]
@@ -793,6 +828,8 @@ pub struct OpenFile {
     pub delegated: bool,
     #[prost(bool, tag = "5")]
     pub pages_anyway: bool,
+    #[prost(bool, tag = "6")]
+    pub known: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct OpenAnswer {
@@ -871,7 +908,7 @@ pub struct Invalidate {
     #[prost(message, repeated, tag = "3")]
     pub entries: ::prost::alloc::vec::Vec<EntryName>,
 }
-/// The master takes write delegations back: the session flushes these files and gives them back with that.
+/// The master takes write delegations and directories back: the session flushes them and gives them back with that.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Recall {
     #[prost(uint64, repeated, tag = "1")]

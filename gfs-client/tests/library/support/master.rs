@@ -3,7 +3,7 @@
 use gfs_core::ids::{ChunkHandle, ClusterId, InodeId, OperationId, ServerId, SessionId};
 use gfs_core::meta::command::{Command, CommandReply, Stamp};
 use gfs_core::meta::grants::{Cached, GrantOptions, GrantTable, Touched};
-use gfs_core::meta::request::{Answer, FileType, Query, Refusal, Reply, Request, Timestamp};
+use gfs_core::meta::request::{Answer, Credentials, FileType, Query, Refusal, Reply, Request, Timestamp};
 use gfs_core::meta::state::State;
 use gfs_proto::convert::{answer_to_wire, client_command, refusal_code, reply_to_wire, servers_to_wire};
 use gfs_proto::v1::{self, client_message::Body as Ask, failure::Code, metadata_server, server_message::Body as Said};
@@ -56,6 +56,10 @@ pub struct Master {
     pub lease_ms: AtomicU32,
     /// Whether makers of files get a write delegation. It is never asked back: for one client alone.
     pub delegates: AtomicBool,
+    /// Files that sessions have made by themselves and have delegations of.
+    made: Mutex<HashMap<InodeId, SessionId>>,
+    /// Flushes that told of names, and how many steps there were in them.
+    pub told: Mutex<Vec<usize>>,
     grants: Mutex<GrantTable>,
     streams: Mutex<HashMap<SessionId, Out>>,
     waiting_acks: Mutex<BTreeSet<u64>>,
@@ -81,6 +85,8 @@ impl Master {
             closes: Mutex::default(),
             lease_ms: AtomicU32::new(10_000),
             delegates: AtomicBool::new(false),
+            made: Mutex::default(),
+            told: Mutex::default(),
             grants: Mutex::new(GrantTable::new(GrantOptions { contended_ms: 50, ..GrantOptions::default() })),
             streams: Mutex::default(),
             waiting_acks: Mutex::default(),
@@ -116,7 +122,52 @@ impl Master {
     pub fn expire(&self, session: SessionId) {
         self.apply(&Command::EndSession { session });
         self.grants.lock().drop_session(session);
+        self.made.lock().retain(|_, holder| *holder != session);
         self.streams.lock().remove(&session);
+    }
+
+    /// What others hold of these.
+    fn held(&self, by: SessionId, inodes: &[InodeId]) -> Vec<(SessionId, InodeId)> {
+        let (state, made) = (self.state.lock(), self.made.lock());
+        let holder = |inode: &InodeId| state.holds().holder(*inode).or_else(|| made.get(inode).copied());
+        let others = inodes.iter().filter_map(|inode| Some((holder(inode)?, *inode)));
+        others.filter(|(holder, _)| *holder != by).collect()
+    }
+
+    /// Returns when nobody else holds any of these.
+    async fn recall(&self, by: SessionId, inodes: impl Fn(&State) -> Vec<InodeId>) {
+        loop {
+            let inodes = inodes(&self.state.lock());
+            let held = self.held(by, &inodes);
+            if held.is_empty() {
+                return;
+            }
+            for (holder, inode) in held {
+                let out = self.streams.lock().get(&holder).cloned();
+                let recall = Said::Recall(v1::Recall { inodes: vec![inode.0] });
+                if let Some(out) = out {
+                    let _ = out.send(Ok(v1::ServerMessage { tag: 0, body: Some(recall) })).await;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    fn note_flush(&self, session: SessionId, mutation: &v1::Mutation) {
+        let Some(v1::Request { kind: Some(v1::request::Kind::Flush(flush)) }) = &mutation.request else { return };
+        let mut made = self.made.lock();
+        made.extend(flush.steps.iter().filter(|step| step.delegate).map(|step| (InodeId(step.inode), session)));
+        if !flush.steps.is_empty() {
+            self.told.lock().push(flush.steps.len());
+        }
+    }
+
+    fn note_ends(&self, mutation: &v1::Mutation) {
+        let Some(v1::Request { kind: Some(v1::request::Kind::Flush(flush)) }) = &mutation.request else { return };
+        let mut made = self.made.lock();
+        flush.files.iter().filter(|file| file.ends).for_each(|file| {
+            made.remove(&InodeId(file.inode));
+        });
     }
 
     /// Tells one session to drop what it caches.
@@ -171,6 +222,7 @@ impl Master {
             let servers: Vec<ServerId> = state.servers().iter().map(|record| record.server).take(2).collect();
             placements.iter_mut().for_each(|placement| *placement = servers.clone());
         }
+        self.recall(session, |state| state.touched(&command.request).inodes).await;
         let touched = self.state.lock().touched(&command.request);
         self.gate(session, &touched).await;
         while self.state.lock().waits_for_shrink(&command.request) {
@@ -336,8 +388,12 @@ impl Master {
             _ if unavailable => Said::Failure(v1::Failure { code: Code::Unavailable.into(), ..Default::default() }),
             Ask::Mutation(mutation) => {
                 let open = matches!(&mutation.request, Some(v1::Request { kind: Some(v1::request::Kind::Create(c)) }) if c.open);
+                let hold = matches!(&mutation.request, Some(v1::Request { kind: Some(v1::request::Kind::Create(c)) }) if c.hold);
+                self.note_flush(session, &mutation);
+                let flush = mutation.clone();
                 let delegate = matches!(&mutation.request, Some(v1::Request { kind: Some(v1::request::Kind::Create(c)) }) if c.delegate);
                 let (reply, grant_ms, parents) = self.mutate(session, mutation).await;
+                self.note_ends(&flush);
                 assert!(!open || !matches!(reply, Reply::Done));
                 if self
                     .faults
@@ -353,6 +409,9 @@ impl Master {
                 wire.parents = parents;
                 let created = matches!(reply, Reply::Entry { created: true, .. });
                 wire.delegated = delegate && created && self.delegates.load(Ordering::SeqCst);
+                if let (true, Reply::Entry { attributes, .. }) = (hold, &reply) {
+                    wire.delegated = self.state.lock().holds().holds(session, attributes.inode);
+                }
                 if let Reply::Chunks(chunks) = &reply {
                     let configurations: Vec<_> =
                         chunks.iter().map(|(_, configuration)| configuration.clone()).collect();
@@ -360,9 +419,28 @@ impl Master {
                 }
                 Said::Reply(wire)
             }
-            Ask::Query(query) => Said::Answer(self.query(session, query)),
+            Ask::Query(query) => {
+                let wanted = Query::try_from(query.kind.clone().unwrap()).unwrap();
+                self.recall(session, |state| {
+                    let mut inodes: Vec<InodeId> = State::consulted(&wanted).into_iter().collect();
+                    match state.query(&Credentials::default(), &wanted) {
+                        Answer::Attributes(of) | Answer::Layout { attributes: of, .. } => inodes.push(of.inode),
+                        Answer::Directory { entries, .. } => {
+                            inodes.extend(entries.iter().map(|of| of.attributes.inode))
+                        }
+                        _ => (),
+                    }
+                    inodes
+                })
+                .await;
+                Said::Answer(self.query(session, query))
+            }
             Ask::Open(open) => {
                 self.opened.lock().push(open);
+                if open.known {
+                    return;
+                }
+                self.recall(session, |_| vec![InodeId(open.inode)]).await;
                 Said::Open(self.open(session, open))
             }
             Ask::LockWait(wait) => {

@@ -5,7 +5,7 @@ use super::inode::{ACCESS_ACL, DEFAULT_ACL, GROUP_EXECUTE, Inode, SET_GID, XATTR
 use super::names::Dentry;
 use super::permission::{EXECUTE, WRITE, keeps_set_gid, privileged};
 use super::{CreateArgs, Created, LINK_MAX, Namespace, SYMLINK_MAX, check_name, is_dot};
-use crate::ids::InodeId;
+use crate::ids::{InodeId, ROOT};
 use crate::meta::request::{Attributes, Credentials, FileType, NodeKind, Refusal, Timestamp};
 
 /// ACLs that something new inherits.
@@ -19,6 +19,31 @@ impl Namespace {
     /// Makes an inode under a name, or answers the regular file that is there when `exclusive` is false and a
     /// file is asked for. A default ACL of the directory takes the place of the umask.
     pub fn create(&mut self, who: &Credentials, args: CreateArgs<'_>, now: Timestamp) -> Result<Created, Refusal> {
+        let id = InodeId::new(self.generation, self.next);
+        let made = self.create_as(id, who, args, now)?;
+        self.next += u64::from(made.created);
+        Ok(made)
+    }
+
+    /// As `create`, under a number that was reserved. `Stale` when it was not, or is in use.
+    pub fn create_reserved(
+        &mut self,
+        id: InodeId,
+        who: &Credentials,
+        args: CreateArgs<'_>,
+        now: Timestamp,
+    ) -> Result<Created, Refusal> {
+        let reserved = id.generation() == self.generation && (ROOT.0 + 1..self.next).contains(&id.counter());
+        if reserved && !self.contains(id) { self.create_as(id, who, args, now) } else { Err(Refusal::Stale) }
+    }
+
+    fn create_as(
+        &mut self,
+        id: InodeId,
+        who: &Credentials,
+        args: CreateArgs<'_>,
+        now: Timestamp,
+    ) -> Result<Created, Refusal> {
         let directory = self.load_directory(args.parent)?;
         self.permit(who, args.parent, &directory, EXECUTE)?;
         check_name(args.name)?;
@@ -27,9 +52,7 @@ impl Namespace {
         }
         check_kind(who, args.kind)?;
         let cookie = self.vacancy(who, args.parent, &directory, args.name)?;
-        let id = InodeId::new(self.generation, self.next);
         let (inode, inherited) = self.shape(who, &args, &directory, now);
-        self.next += 1;
         self.store(id, &inode);
         for (name, list) in [(acl::ACCESS, inherited.access), (acl::DEFAULT, inherited.default)] {
             if let Some(list) = list {
@@ -72,32 +95,11 @@ impl Namespace {
 
     /// The new inode: group from a set-group-id directory, mode from umask or default ACL.
     fn shape(&self, who: &Credentials, args: &CreateArgs<'_>, directory: &Inode, now: Timestamp) -> (Inode, Inherited) {
-        let kind = kind_type(args.kind);
-        let mut inode = Inode::new(kind, args.mode & 0o7777, now);
-        (inode.uid, inode.gid, inode.replicas) = (who.uid, who.gid, directory.replicas);
-        match args.kind {
-            NodeKind::Directory => {
-                inode.links = 2;
-                inode.parent = args.parent;
-                inode.mode &= 0o1777;
-            }
-            NodeKind::Symlink(target) => {
-                inode.mode = 0o777;
-                inode.size = target.len() as u64;
-            }
-            NodeKind::CharDevice(number) | NodeKind::BlockDevice(number) => inode.rdev = *number,
-            NodeKind::File | NodeKind::Fifo | NodeKind::Socket => {}
-        }
-        if directory.mode & SET_GID != 0 {
-            inode.gid = directory.gid;
-            if inode.is_directory() {
-                inode.mode |= SET_GID;
-            } else if inode.mode & GROUP_EXECUTE != 0 && !keeps_set_gid(who, inode.gid) {
-                inode.mode &= !SET_GID;
-            }
-        }
+        let parent = Parent { mode: directory.mode, gid: directory.gid, replicas: directory.replicas };
+        let mut inode = without_umask(who, (args.kind, args.mode), parent, now);
+        inode.parent = args.parent;
         let mut inherited = Inherited::default();
-        if kind == FileType::Symlink {
+        if inode.file_type == FileType::Symlink {
             return (inode, inherited);
         }
         match self.default_acl(args.parent, directory) {
@@ -152,6 +154,61 @@ impl Namespace {
             inode.ctime = now;
         }))
     }
+}
+
+/// What something new takes over from its directory.
+#[derive(Clone, Copy)]
+struct Parent {
+    mode: u16,
+    gid: u32,
+    replicas: u8,
+}
+
+/// Something new, but for what a umask or a default ACL takes from its mode.
+fn without_umask(who: &Credentials, (kind, mode): (&NodeKind, u16), parent: Parent, now: Timestamp) -> Inode {
+    let mut inode = Inode::new(kind_type(kind), mode & 0o7777, now);
+    (inode.uid, inode.gid, inode.replicas) = (who.uid, who.gid, parent.replicas);
+    match kind {
+        NodeKind::Directory => {
+            inode.links = 2;
+            inode.mode &= 0o1777;
+        }
+        NodeKind::Symlink(target) => {
+            inode.mode = 0o777;
+            inode.size = target.len() as u64;
+        }
+        NodeKind::CharDevice(number) | NodeKind::BlockDevice(number) => inode.rdev = *number,
+        NodeKind::File | NodeKind::Fifo | NodeKind::Socket => {}
+    }
+    if parent.mode & SET_GID != 0 {
+        inode.gid = parent.gid;
+        if inode.is_directory() {
+            inode.mode |= SET_GID;
+        } else if inode.mode & GROUP_EXECUTE != 0 && !keeps_set_gid(who, inode.gid) {
+            inode.mode &= !SET_GID;
+        }
+    }
+    inode
+}
+
+/// What `create` makes in a directory without a default ACL, its permission left aside.
+///
+/// # Errors
+/// As `create`, for what is to be made.
+pub fn new_attributes(
+    inode: InodeId,
+    who: &Credentials,
+    (kind, mode, umask): (&NodeKind, u16, u16),
+    directory: &Attributes,
+    now: Timestamp,
+) -> Result<Attributes, Refusal> {
+    check_kind(who, kind)?;
+    let parent = Parent { mode: directory.mode, gid: directory.gid, replicas: directory.replicas };
+    let mut made = without_umask(who, (kind, mode), parent, now);
+    if made.file_type != FileType::Symlink {
+        made.mode &= !(umask & 0o777);
+    }
+    Ok(made.attributes(inode))
 }
 
 fn kind_type(kind: &NodeKind) -> FileType {

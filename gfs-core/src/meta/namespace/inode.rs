@@ -89,8 +89,7 @@ impl Inode {
 
     /// What `stat` shows. A directory's size follows the number of its names.
     pub fn attributes(&self, inode: InodeId) -> Attributes {
-        let names = self.entries.saturating_mul(DIRECTORY_ENTRY).max(1);
-        let blocks = names.div_ceil(DIRECTORY_BLOCK).saturating_mul(DIRECTORY_BLOCK);
+        let blocks = directory_size(self.entries);
         let allocated = self.allocated.max(self.promise.bytes());
         let (size, allocated) = if self.is_directory() { (blocks, blocks) } else { (self.size, allocated) };
         Attributes {
@@ -121,6 +120,12 @@ impl Inode {
             self.mode &= !SET_GID;
         }
     }
+}
+
+/// The size of a directory with so many names.
+pub fn directory_size(entries: u64) -> u64 {
+    let names = entries.saturating_mul(DIRECTORY_ENTRY).max(1);
+    names.div_ceil(DIRECTORY_BLOCK).saturating_mul(DIRECTORY_BLOCK)
 }
 
 fn file_type(raw: u16) -> Option<FileType> {

@@ -27,6 +27,8 @@ mod xattr;
 mod tests;
 
 pub use attributes::access_is_due;
+pub use create::new_attributes;
+pub use inode::directory_size;
 pub use types::{Counts, CreateArgs, Created, DirectoryPage, RenameArgs, Renamed, RootOptions, Unlinked};
 pub use verify::Inconsistency;
 
@@ -104,6 +106,13 @@ impl Namespace {
         self.next = self.next.saturating_add(count);
     }
 
+    /// Sets the next `count` inode numbers apart; answers the first.
+    pub fn reserve_inodes(&mut self, count: u64) -> InodeId {
+        let first = InodeId::new(self.generation, self.next);
+        self.skip_inodes(count);
+        first
+    }
+
     /// How much there is.
     pub fn counts(&self) -> Counts {
         Counts {
@@ -172,7 +181,7 @@ impl Namespace {
 }
 
 /// What a name of a directory entry must be; `.` and `..` pass.
-fn check_name(name: &[u8]) -> Result<(), Refusal> {
+pub(super) fn check_name(name: &[u8]) -> Result<(), Refusal> {
     match name {
         [] => Err(Refusal::NotFound),
         _ if name.len() > NAME_MAX => Err(Refusal::NameTooLong),
@@ -181,6 +190,6 @@ fn check_name(name: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-fn is_dot(name: &[u8]) -> bool {
+pub(super) fn is_dot(name: &[u8]) -> bool {
     name == b"." || name == b".."
 }

@@ -75,7 +75,7 @@ fn a_state_comes_back_equal_from_pieces_of_any_size() {
 fn the_head_has_the_bytes_it_always_had() {
     let state = State::format(ClusterId(0x0102), CHUNK, 3, 0o755, Timestamp(1));
     let bytes = bytes_of(&state);
-    let mut expected = b"gfs-meta\x02".to_vec();
+    let mut expected = b"gfs-meta\x03".to_vec();
     expected.extend_from_slice(&[2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     // Chunk size, replicas, generation, watermark, last server, last session.
     expected.extend_from_slice(&[0x80, 0x20, 3, 1, 1, 0, 0]);

@@ -113,7 +113,7 @@ impl Bench {
 
 pub(super) fn create(name: &str) -> Request {
     let name = name.as_bytes().to_vec();
-    Request::Create { parent: ROOT, name, kind: NodeKind::File, mode: 0o644, umask: 0, exclusive: true }
+    Request::Create { parent: ROOT, name, kind: NodeKind::File, mode: 0o644, umask: 0, exclusive: true, hold: false }
 }
 
 pub(super) fn unlink(name: &str) -> Request {

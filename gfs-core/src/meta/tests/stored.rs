@@ -119,6 +119,8 @@ fn counts_survive_a_checkpoint_and_one_without_them_counts_all_below_the_size() 
     bench.run(session, resize(old, BIG - Stored::BLOCK));
     assert_eq!(blocks(&bench, old), 0);
     let mut bytes = bytes_of(&bench.state);
+    // Version 1 ended before the section of held directories, which is empty.
+    assert_eq!(bytes.split_off(bytes.len() - 3), [10, 0, 0]);
     bytes[8] = 1;
     let state = state_of(&bytes, 64).unwrap();
     assert_eq!(state.attributes(old).unwrap().allocated, BIG - Stored::BLOCK);

@@ -202,6 +202,7 @@ pub fn create(name: &str) -> Request {
         mode: 0o644,
         umask: 0,
         exclusive: true,
+        hold: false,
     }
 }
 

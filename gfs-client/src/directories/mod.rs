@@ -1,0 +1,330 @@
+//! Directories that this session holds: their names are its own to change, and the master is told later, many steps in one message.
+//!
+//! This room keeps them, the clock by which steps are stamped, and who waits until the master knows. What may be decided here is the core's
+//! ([`gfs_core::meta::holder`]). It never sends anything: `flusher` does.
+
+mod calls;
+
+pub(crate) use calls::own_grant;
+
+use gfs_core::ids::InodeId;
+use gfs_core::meta::holder::{Batch, Child, Decision, Holder};
+use gfs_core::meta::request::{Attributes, Credentials, Request, Timestamp};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// A step is told after so long at the latest.
+const LATEST: Duration = Duration::from_millis(10);
+/// So many are told at once.
+const MANY: usize = 256;
+/// Beyond so many, whoever wants another one done waits.
+const MOST: usize = 4_096;
+/// A directory in which nothing changed for so long is given back.
+const IDLE: Duration = Duration::from_secs(300);
+/// How often those are looked for.
+pub(crate) const LOOK_FOR_IDLE: Duration = Duration::from_secs(10);
+/// Inode numbers that are asked for at a time, and below how many.
+const NUMBERS: (u32, u64) = (4_096, 2_048);
+
+/// A batch on its way, of one life of the holder.
+pub(crate) struct Taken {
+    pub(crate) batch: Batch,
+    life: u64,
+}
+
+struct State {
+    holder: Holder,
+    /// Counts the times that everything was lost.
+    life: u64,
+    /// The master's clock when it was heard last.
+    clock: Option<(Timestamp, Instant)>,
+    /// When the oldest step was done that is not on its way.
+    since: Option<Instant>,
+    /// Steps up to here are waited for.
+    wanted: u64,
+    /// Everything up to here is told.
+    told: u64,
+    in_flight: bool,
+    looked: Instant,
+}
+
+impl State {
+    fn now(&self) -> Timestamp {
+        let (at, when) = self.clock.unwrap_or((Timestamp(0), Instant::now()));
+        Timestamp(at.0.saturating_add(when.elapsed().as_nanos() as i64))
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let waited = self.since.is_some_and(|since| since + LATEST <= now) || self.looked + LOOK_FOR_IDLE <= now;
+        self.holder.waiting() >= MANY || self.wanted > self.told || waited || self.holder.any_ending()
+    }
+}
+
+/// What became of a call.
+pub(crate) struct Decided {
+    pub(crate) decision: Decision,
+    /// When it was done, if it was.
+    pub(crate) at: Option<Timestamp>,
+    /// The flusher is to be rung.
+    ring: bool,
+}
+
+/// See the module.
+pub(crate) struct Directories {
+    state: Mutex<State>,
+    /// Nothing is held and nothing is to be told: usually so, which costs a read of this.
+    idle: AtomicBool,
+    /// Until when the session surely lives.
+    vouched: Arc<Mutex<Option<Instant>>>,
+    /// Changes whenever something was told or given back.
+    progress: watch::Sender<u64>,
+    refilling: AtomicBool,
+}
+
+impl Directories {
+    /// None. `vouched` says until when the session surely lives.
+    pub(crate) fn new(vouched: Arc<Mutex<Option<Instant>>>) -> Self {
+        let state = State {
+            holder: Holder::default(),
+            life: 0,
+            clock: None,
+            since: None,
+            wanted: 0,
+            told: 0,
+            in_flight: false,
+            looked: Instant::now(),
+        };
+        Self {
+            state: Mutex::new(state),
+            idle: AtomicBool::new(true),
+            vouched,
+            progress: watch::Sender::new(0),
+            refilling: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.idle.load(Ordering::Acquire)
+    }
+
+    fn note_idle(&self, state: &State) {
+        self.idle.store(state.holder.is_idle(), Ordering::Release);
+    }
+
+    fn is_vouched(&self) -> bool {
+        self.vouched.lock().is_none_or(|until| Instant::now() < until)
+    }
+
+    /// Uses what is held, if there is anything and the session surely lives.
+    fn using<R>(&self, use_it: impl FnOnce(&mut State) -> Option<R>) -> Option<R> {
+        if self.is_idle() || !self.is_vouched() {
+            return None;
+        }
+        use_it(&mut self.state.lock())
+    }
+
+    /// The master has given a directory that was just made in this place.
+    pub(crate) fn given(&self, made: &Attributes, place: (InodeId, &[u8])) {
+        let mut state = self.state.lock();
+        if made.ctime > state.now() {
+            state.clock = Some((made.ctime, Instant::now()));
+        }
+        state.holder.given(made, place);
+        self.note_idle(&state);
+    }
+
+    /// Does a call here, if that is possible. `then` is called before anybody can be told of it.
+    pub(crate) fn decide(&self, who: &Credentials, request: &Request, then: impl FnOnce(&Decision)) -> Option<Decided> {
+        self.using(|state| {
+            let now = state.now();
+            let before = state.holder.waiting();
+            let decision = state.holder.decide(who, request, now);
+            then(&decision);
+            let waiting = state.holder.waiting();
+            if waiting > before {
+                state.since.get_or_insert_with(Instant::now);
+            }
+            let ring = (before == 0 && waiting > 0) || (before < MANY && waiting >= MANY);
+            Some(Decided { decision, at: state.holder.last_time(), ring })
+        })
+    }
+
+    /// What these names in held directories stand for.
+    pub(crate) fn named(&self, entries: &[(InodeId, Vec<u8>)]) -> Vec<InodeId> {
+        let found = self.using(|state| {
+            let known = |(parent, name): &(InodeId, Vec<u8>)| state.holder.look_up(*parent, name).flatten();
+            Some(entries.iter().filter_map(known).map(|child| child.inode).collect())
+        });
+        found.unwrap_or_default()
+    }
+
+    /// What a name stands for; `None` when that is the master's to say.
+    pub(crate) fn look_up(&self, parent: InodeId, name: &[u8]) -> Option<Option<Child>> {
+        self.using(|state| state.holder.look_up(parent, name))
+    }
+
+    /// How a held directory is, or something else that only this session knows of.
+    pub(crate) fn attributes(&self, inode: InodeId) -> Option<Attributes> {
+        self.using(|state| state.holder.attributes(inode))
+    }
+
+    /// The target of a symbolic link that only this session knows of.
+    pub(crate) fn target(&self, inode: InodeId) -> Option<Vec<u8>> {
+        self.using(|state| state.holder.target(inode))
+    }
+
+    /// Sets the access time of a held directory; false when that is the master's to do.
+    pub(crate) fn touch_access(&self, inode: InodeId) -> bool {
+        let touched = self.using(|state| {
+            let now = state.now();
+            let touched = state.holder.touch_access(inode, now);
+            if state.holder.waiting() > 0 {
+                state.since.get_or_insert_with(Instant::now);
+            }
+            Some(touched)
+        });
+        touched.unwrap_or(false)
+    }
+
+    /// Whether a directory is held, or being given back.
+    pub(crate) fn holds(&self, inode: InodeId) -> bool {
+        !self.is_idle() && self.state.lock().holder.holds(inode)
+    }
+
+    /// The directories that are to be given back before the master can do this.
+    pub(crate) fn concerned(&self, request: &Request) -> Vec<InodeId> {
+        if self.is_idle() { Vec::new() } else { self.state.lock().holder.concerned(request) }
+    }
+
+    /// A directory is to be given back. False when it is not held.
+    pub(crate) fn begin_end(&self, inode: InodeId) -> bool {
+        !self.is_idle() && self.state.lock().holder.begin_end(inode)
+    }
+
+    /// Returns when none of these is held any more.
+    pub(crate) async fn wait_ended(&self, inodes: &[InodeId]) {
+        let mut progress = self.progress.subscribe();
+        // The sender lives as long as `self`.
+        let _ = progress.wait_for(|_| !inodes.iter().any(|inode| self.holds(*inode))).await;
+    }
+
+    /// Whether the master knows everything that was done to these.
+    pub(crate) fn is_told(&self, inodes: &[InodeId]) -> bool {
+        self.is_idle() || self.state.lock().holder.is_told(inodes)
+    }
+
+    /// Whether a file may be told of with the steps up to here.
+    pub(crate) fn covers(&self, inode: InodeId, taken: &Taken) -> bool {
+        self.is_idle() || self.state.lock().holder.is_told_by(inode, taken.batch.upto)
+    }
+
+    /// Whether so many steps wait that another one has to.
+    pub(crate) fn is_full(&self) -> bool {
+        !self.is_idle() && self.state.lock().holder.waiting() >= MOST
+    }
+
+    /// Returns when the master knows everything that was done so far; the flusher is to be rung after the first poll.
+    pub(crate) fn wait_told(&self) -> Option<impl Future<Output = ()> + use<>> {
+        let wanted = {
+            let mut state = self.state.lock();
+            let (last, told) = (state.holder.last_step(), state.told);
+            if told >= last {
+                return None;
+            }
+            state.wanted = last;
+            last
+        };
+        let mut progress = self.progress.subscribe();
+        Some(async move {
+            let _ = progress.wait_for(|told| *told >= wanted).await;
+        })
+    }
+
+    /// When something is to be told.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        if self.is_idle() {
+            return None;
+        }
+        let state = self.state.lock();
+        if state.in_flight {
+            return None;
+        }
+        let now = Instant::now();
+        if state.is_due(now) { Some(now) } else { state.since.map(|since| since + LATEST) }
+    }
+
+    /// What is to be told now. `then` is called before anything else is done here.
+    pub(crate) fn take(&self, then: impl FnOnce(&Batch)) -> Taken {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        if state.looked + LOOK_FOR_IDLE <= now {
+            state.looked = now;
+            let before = Timestamp(state.now().0.saturating_sub(IDLE.as_nanos() as i64));
+            state.holder.begin_idle(before);
+        }
+        let batch = state.holder.take();
+        state.since = if batch.more { state.since } else { None };
+        state.in_flight = true;
+        then(&batch);
+        Taken { batch, life: state.life }
+    }
+
+    /// The master knows this.
+    pub(crate) fn told(&self, taken: &Taken) {
+        let mut state = self.state.lock();
+        state.in_flight = false;
+        if state.life == taken.life {
+            state.holder.told(&taken.batch);
+            state.told = taken.batch.upto;
+        }
+        self.note_idle(&state);
+        let told = state.told;
+        drop(state);
+        self.progress.send_replace(told);
+    }
+
+    /// Whether this was taken in the present life.
+    pub(crate) fn is_present(&self, taken: &Taken) -> bool {
+        self.state.lock().life == taken.life
+    }
+
+    /// The session is gone, or the master knows of other things: nothing is held. Answers what is lost.
+    pub(crate) fn lose(&self) -> Vec<InodeId> {
+        let mut state = self.state.lock();
+        state.life += 1;
+        state.in_flight = false;
+        state.since = None;
+        let lost = state.holder.lose();
+        state.told = state.holder.last_step();
+        self.note_idle(&state);
+        let told = state.told;
+        drop(state);
+        self.progress.send_replace(told);
+        lost
+    }
+
+    /// How many inode numbers to ask for, when that is due and nobody does already.
+    pub(crate) fn begin_refill(&self) -> Option<u32> {
+        let low = self.state.lock().holder.stocked() < NUMBERS.1;
+        (low && !self.refilling.swap(true, Ordering::AcqRel)).then_some(NUMBERS.0)
+    }
+
+    /// They came, or did not.
+    pub(crate) fn end_refill(&self, first: Option<InodeId>) {
+        if let Some(first) = first {
+            self.state.lock().holder.stock(first, NUMBERS.0.into());
+        }
+        self.refilling.store(false, Ordering::Release);
+        self.progress.send_modify(|_| ());
+    }
+
+    /// Returns when numbers came, or did not.
+    pub(crate) async fn wait_refill(&self) {
+        let mut progress = self.progress.subscribe();
+        let _ = progress.wait_for(|_| !self.refilling.load(Ordering::Acquire)).await;
+    }
+}
