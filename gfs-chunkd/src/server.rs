@@ -90,7 +90,9 @@ impl Server {
     /// # Errors
     /// Ports, disks, and a master that refuses for good.
     pub fn start(config: &ChunkdConfig) -> Boxed<'_, Result<Self, ServerError>> {
-        Self::start_with(config, StoreOptions { dirs: config.dirs(), ..StoreOptions::default() })
+        let dirs = config.dirs();
+        let open_files = open_files(dirs.len());
+        Self::start_with(config, StoreOptions { dirs, open_files, ..StoreOptions::default() })
     }
 
     /// The same with other options for the store.
@@ -343,4 +345,18 @@ fn random<const N: usize>() -> Result<[u8; N], ServerError> {
     let mut bytes = [0; N];
     let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     read.map_err(io("reading /dev/urandom")).map(|()| bytes)
+}
+
+/// Chunk files that are kept open at most, of all directories together: to open one again costs two reads of the disk when it was not in
+/// use for long.
+const MOST_OPEN: u64 = 16_384;
+
+/// How many chunk files of each of `dirs` directories may be kept open: half of what the process may open, which is raised as far as allowed.
+fn open_files(dirs: usize) -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where that is not allowed there is less to keep open.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    ((allowed / 2).min(MOST_OPEN) as usize / dirs.max(1)).max(64)
 }

@@ -143,6 +143,17 @@ impl Disk {
         Ok(file)
     }
 
+    /// Makes the file of a new chunk, with these first bytes.
+    pub fn new_file(&self, handle: ChunkHandle, offset: u64, parts: &[&[u8]]) -> Result<ChunkFile, StoreError> {
+        let path = self.chunk_path(handle);
+        if let Some(Ok(file)) = self.reaper.reuse(&path, |file| file.write(offset, parts)) {
+            return Ok(file);
+        }
+        let file = ChunkFile::create(&path)?;
+        file.write(offset, parts)?;
+        Ok(file)
+    }
+
     /// Keeps a file open for the next use.
     pub fn keep_open(&self, handle: ChunkHandle, file: Arc<ChunkFile>) {
         // The closing of another file must not happen under the lock.

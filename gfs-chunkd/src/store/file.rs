@@ -6,6 +6,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::num::NonZeroU64;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -14,6 +15,15 @@ const IOV_MAX: usize = 1024;
 
 /// What the operating system reads at once by itself, in bytes.
 const READ_AHEAD: usize = 128 << 10;
+
+/// Whether nobody else has a file open. The kernel gives a write lease only then.
+fn is_the_only_user(file: &File) -> bool {
+    let lease = |kind: i32| {
+        // SAFETY: the descriptor is open as long as `file`, and F_SETLEASE takes an integer.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) == 0 }
+    };
+    lease(libc::F_WRLCK) && lease(libc::F_UNLCK)
+}
 
 /// An open chunk file.
 #[derive(Debug)]
@@ -37,6 +47,18 @@ impl ChunkFile {
         let fd = rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
             .map_err(|e| StoreError::io("open", path, e))?;
         Ok(Self { file: File::from(fd), path: path.to_owned(), direct: OnceLock::new() })
+    }
+
+    /// Empties the file of a deleted chunk at `aside` for a new one that will be at `path`. `None` when it holds more than `most` bytes, or
+    /// anybody still has it open: what is under way there must not see, or change, the new one.
+    pub fn take_over(aside: &Path, path: &Path, most: u64) -> Option<Self> {
+        let file = Self::open(aside).ok()?;
+        let stat = rustix::fs::fstat(&file.file).ok()?;
+        if u64::try_from(stat.st_blocks).ok()?.saturating_mul(512) > most || !is_the_only_user(&file.file) {
+            return None;
+        }
+        rustix::fs::ftruncate(&file.file, 0).ok()?;
+        Some(Self { path: path.to_owned(), ..file })
     }
 
     /// The file past the page cache; only for [`super::direct`].

@@ -349,8 +349,8 @@ impl Chunk {
             configuration: state.configuration.clone(),
             ..Slot::default()
         };
-        let file = Arc::new(ChunkFile::create(&self.disk.chunk_path(self.handle))?);
-        file.write(self.geometry().header(), &[&header.encode(), &slot.encode()])?;
+        let file = self.disk.new_file(self.handle, self.geometry().header(), &[&header.encode(), &slot.encode()])?;
+        let file = Arc::new(file);
         self.disk.forget_file(self.handle);
         self.disk.keep_open(self.handle, file);
         self.disk.touch(self.handle);
