@@ -4,7 +4,7 @@ use crate::data::DataPath;
 use crate::delegations::Delegations;
 use crate::directories::{Directories, own_grant};
 use crate::error::ClientError;
-use crate::files::{FileStates, LostTails, SharedBehind};
+use crate::files::{Ahead, FileStates, LostTails, SharedBehind};
 use crate::grants::{Grant, Grants, Invalidator, Keys, Stamp, Ticket};
 use crate::lessons::Lessons;
 use crate::limit::{CallContext, CallLimit};
@@ -73,6 +73,7 @@ pub(crate) struct Inner {
     pub(crate) reserve: Reserve<Allocator>,
     pub(crate) data: DataPath,
     pub(crate) files: FileStates,
+    pub(crate) ahead: Ahead,
     pub(crate) behind: Arc<SharedBehind>,
     pub(crate) delegations: Arc<Delegations>,
     pub(crate) directories: Arc<Directories>,
@@ -151,6 +152,7 @@ impl Client {
                 locations,
                 reserve: Reserve::new(Arc::new(allocator)),
                 files: FileStates::default(),
+                ahead: Ahead::default(),
                 behind: Arc::default(),
                 delegations: concerned.delegations.clone(),
                 directories: concerned.directories.clone(),
@@ -519,6 +521,7 @@ impl Client {
             }
             (Query::ReadDirectory { inode, .. }, Answer::Directory { entries, .. }) => {
                 let grant = Grant::new(stamp, grant_ms, covered(query, answer));
+                self.inner.ahead.note_listing(entries);
                 for entry in entries {
                     let fresh = Fresh { attributes: &entry.attributes, stamp, grant_ms, pages_era: None };
                     cache.insert(grants, &fresh, Vec::new());

@@ -3,6 +3,7 @@
 //! Writes are carried out before they are answered, but for the first bytes of new files (`behind`). What is kept else is what an fsync has
 //! to reach. This room never decides a size or a layout; the master does, and refuses what is based on an old one.
 
+mod ahead;
 mod append;
 mod behind;
 mod crossing;
@@ -15,6 +16,7 @@ mod sync;
 mod view;
 mod write;
 
+pub(crate) use ahead::Ahead;
 pub(crate) use behind::Shared as SharedBehind;
 pub(crate) use doubt::LostTails;
 pub use space::Zeroing;

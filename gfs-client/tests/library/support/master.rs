@@ -3,7 +3,7 @@
 use gfs_core::ids::{ChunkHandle, ClusterId, InodeId, OperationId, ServerId, SessionId};
 use gfs_core::meta::command::{Command, CommandReply, Stamp};
 use gfs_core::meta::grants::{Cached, GrantOptions, GrantTable, Touched};
-use gfs_core::meta::request::{Answer, Credentials, FileType, Query, Refusal, Reply, Request, Timestamp};
+use gfs_core::meta::request::{Answer, Attributes, Credentials, FileType, Query, Refusal, Reply, Request, Timestamp};
 use gfs_core::meta::state::State;
 use gfs_proto::convert::{answer_to_wire, client_command, refusal_code, reply_to_wire, servers_to_wire};
 use gfs_proto::v1::{self, client_message::Body as Ask, failure::Code, metadata_server, server_message::Body as Said};
@@ -291,7 +291,8 @@ impl Master {
         let grant_ms = if shown.is_empty() { 0 } else { granted.unwrap_or(0) };
         let mut wire = answer_to_wire(&answer);
         wire.grant_ms = grant_ms;
-        if matches!(&answer, Answer::Attributes(of) if of.file_type == FileType::File) && grant_ms > 0 {
+        let file = |of: &Attributes| of.file_type == FileType::File && grant_ms > 0;
+        if matches!(&answer, Answer::Attributes(of) | Answer::Layout { attributes: of, .. } if file(of)) {
             // Nobody writes but those who make the files.
             wire.pages_era = 1;
         }
