@@ -88,9 +88,22 @@ impl Run<'_> {
         (self.numbers.below(DIRECTORIES), self.numbers.below(NAMES))
     }
 
-    /// One call on one of the mounts, in the model too.
-    fn step(&mut self, step: u64) -> (u64, u64) {
-        let mount = self.mounts[self.numbers.below(2) as usize];
+    /// A directory is made anew, by the mount that will have it for itself, and what was in the old one goes.
+    fn remake(&mut self, mount: &Path, directory: u64) {
+        let (path, old) = (mount.join(format!("d{directory}")), mount.join("old"));
+        fs::rename(&path, &old).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::remove_dir_all(self.mounts[self.numbers.below(2) as usize].join("old")).unwrap();
+        (0..NAMES).for_each(|name| self.model.unlink((directory, name)));
+    }
+
+    /// One call on a mount, in the model too.
+    fn step(&mut self, mount: &Path, step: u64) -> (u64, u64) {
+        if self.numbers.below(12) == 0 {
+            let directory = self.numbers.below(DIRECTORIES);
+            self.remake(mount, directory);
+            return (directory, 0);
+        }
         let (at, to) = (self.any(), self.any());
         let (path, target) = (place(mount, at), place(mount, to));
         let node = self.model.names.get(&at).copied();
@@ -177,9 +190,14 @@ fn every_call_is_seen_on_the_other_mount_by_the_next_one() {
     let mounts = [first.as_path(), second.as_path()];
     for seed in [3, 1_000_003] {
         let mut run = Run { mounts, numbers: SplitMix64::new(seed), model: Model::default(), held: Vec::new() };
-        for step in 1..=STEPS {
-            let at = run.step(step);
-            run.look(at, step);
+        let mut step = 0;
+        while step < STEPS {
+            // Several on one mount, so that it has something to itself before the other looks.
+            let mount = mounts[run.numbers.below(2) as usize];
+            let count = 1 + run.numbers.below(5);
+            let touched: Vec<_> = (0..count).map(|_| run.step(mount, step)).collect();
+            touched.into_iter().for_each(|at| run.look(at, step));
+            step += count;
         }
         for at in run.model.names.keys() {
             fs::remove_file(place(&first, *at)).unwrap();
