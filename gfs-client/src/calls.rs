@@ -279,7 +279,7 @@ impl Client {
     ) -> Result<(), ClientError> {
         let is_the_masters = |inode: &InodeId| match self.inner.delegations.get(*inode) {
             Some(held) => held.touch_access().is_none(),
-            None if self.inner.directories.touch_access(*inode) => false,
+            None if self.touch_held(*inode) => false,
             None => self.inner.cache.attributes(*inode).is_none_or(|known| access_is_due(&known, now)),
         };
         let inodes: Vec<InodeId> = inodes.iter().copied().filter(is_the_masters).collect();

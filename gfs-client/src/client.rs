@@ -282,10 +282,7 @@ impl Client {
                 lessons.learn(&request, &reply, grants, &grant);
                 if let Reply::Entry { attributes, .. } | Reply::Attributes { attributes, .. } = &reply {
                     cache.concluded(grants, attributes, &grant, pages_era);
-                    if delegated
-                        && let Some((parent, name)) = entries.last()
-                        && !self.inner.delegations.is_refused(attributes.inode)
-                    {
+                    if delegated && let Some((parent, name)) = entries.last() {
                         self.inner.directories.given(attributes, (*parent, name));
                         self.refill_numbers();
                     }
@@ -483,6 +480,10 @@ impl Client {
         let stamp = grants.stamp();
         if let Some(attributes) = directories.attributes(inode) {
             return Some((attributes, own_grant(stamp, Keys { inodes: vec![inode], ..Keys::default() })));
+        }
+        if directories.holds(inode) {
+            // It is being given back: what was known before it was held is past.
+            return None;
         }
         if let Some(known) = cache.directory(grants, inode) {
             return Some(known);

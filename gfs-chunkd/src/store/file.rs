@@ -54,7 +54,9 @@ impl ChunkFile {
     pub fn take_over(aside: &Path, path: &Path, most: u64) -> Option<Self> {
         let file = Self::open(aside).ok()?;
         let stat = rustix::fs::fstat(&file.file).ok()?;
-        if u64::try_from(stat.st_blocks).ok()?.saturating_mul(512) > most || !is_the_only_user(&file.file) {
+        let small = u64::try_from(stat.st_blocks).ok()?.saturating_mul(512) <= most;
+        // After a power cut a file may be there under its old name too.
+        if !small || stat.st_nlink != 1 || !is_the_only_user(&file.file) {
             return None;
         }
         rustix::fs::ftruncate(&file.file, 0).ok()?;

@@ -95,11 +95,6 @@ impl Delegations {
         self.vouched.clone()
     }
 
-    /// Whether something was asked back before this session knew that it had it.
-    pub(crate) fn is_refused(&self, inode: InodeId) -> bool {
-        self.table.lock().refused.contains(&inode)
-    }
-
     /// This session has made a file by itself under `name`.
     pub(crate) fn made(&self, made: &Attributes, name: (InodeId, Vec<u8>), grant: Grant) {
         let claims = self.claims();
@@ -240,7 +235,9 @@ impl Delegations {
         let now = Instant::now();
         let (held, unknown) = {
             let mut table = self.table.lock();
-            (table.files.values().cloned().collect::<Vec<_>>(), std::mem::take(&mut table.unknown))
+            let rest = table.unknown.iter().nth(AT_ONCE).copied().map(|first| table.unknown.split_off(&first));
+            let unknown = std::mem::replace(&mut table.unknown, rest.unwrap_or_default());
+            (table.files.values().cloned().collect::<Vec<_>>(), unknown)
         };
         let held = held.iter().filter(|held| is_made(held.inode()));
         (held.filter_map(|held| held.report(locations, now)).take(AT_ONCE).collect(), unknown)

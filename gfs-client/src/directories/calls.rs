@@ -46,13 +46,17 @@ impl Client {
         let stamp = grants.stamp();
         let decided = self.decide(context, request, |_| session.tell_opens(Some(&victims))).await?;
         let Some(Decided { decision: Decision::Done(reply), at, .. }) = decided else { return Ok(None) };
+        if matches!(reply, Reply::Refused(_)) {
+            return Ok(Some(Outcome { reply, grant: own_grant(stamp, Keys::default()) }));
+        }
+        let (mut changed, entries) = touched(request);
         if reply == Reply::Done {
             let moved = match request {
                 Request::Rename { .. } => victims.first().copied().zip(at),
                 _ => None,
             };
             let gone = &victims[usize::from(moved.is_some()).min(victims.len())..];
-            grants.mark(gone, &[]);
+            changed.extend_from_slice(gone);
             cache.drop_inodes(gone);
             if let Some((moved, at)) = moved {
                 cache.moved(moved, at);
@@ -65,7 +69,9 @@ impl Client {
             (_, Reply::Attributes { attributes, .. }) => Keys { inodes: vec![attributes.inode], ..Keys::default() },
             _ => Keys::default(),
         };
-        Ok(Some(Outcome { reply, grant: own_grant(stamp, keys) }))
+        // What was asked for before shows it as it was then.
+        let (grant, _) = grants.conclude(own_grant(stamp, keys), &changed, &entries);
+        Ok(Some(Outcome { reply, grant }))
     }
 
     async fn settle_named(
@@ -111,6 +117,15 @@ impl Client {
         }
     }
 
+    /// Sets the access time of a held directory; false when that is the master's to do.
+    pub(crate) fn touch_held(&self, inode: InodeId) -> bool {
+        let touched = self.inner.directories.touch_access(inode);
+        if touched == Some(true) {
+            self.inner.delegations.work.notify_one();
+        }
+        touched.is_some()
+    }
+
     /// Has inode numbers set apart, when there are few.
     pub(crate) fn refill_numbers(&self) {
         let directories = &self.inner.directories;
@@ -142,18 +157,19 @@ impl Client {
         }
         let entry = (*parent, name.clone());
         let stamp = grants.stamp();
-        let keys = |inode| Keys { inodes: vec![inode], entry: Some(entry.clone()), listing: None };
+        let own = |inode| Keys { inodes: vec![inode], ..Keys::default() };
         let hold = |decision: &Decision| {
             if let Decision::Done(Reply::Entry { attributes, .. }) = decision {
                 session.open_made(attributes.inode);
-                delegations.made(attributes, entry.clone(), own_grant(stamp, keys(attributes.inode)));
+                delegations.made(attributes, entry.clone(), own_grant(stamp, own(attributes.inode)));
             }
         };
         let decided = self.decide(context, request, hold).await?;
         match decided.map(|decided| decided.decision) {
             Some(Decision::Done(Reply::Entry { attributes, .. })) => {
                 let file = OpenFile::new(self.clone(), attributes.inode, Access::Both).limited(access);
-                let grant = own_grant(stamp, keys(attributes.inode));
+                let keys = Keys { entry: Some(entry.clone()), ..own(attributes.inode) };
+                let grant = grants.conclude(own_grant(stamp, keys), &[*parent], std::slice::from_ref(&entry)).0;
                 Ok(Some(Opened { attributes, grant, created: true, pages: None, file }))
             }
             Some(Decision::Done(Reply::Refused(refusal))) => Err(refusal.into()),

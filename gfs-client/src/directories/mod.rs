@@ -10,7 +10,9 @@ pub(crate) use calls::own_grant;
 use gfs_core::ids::InodeId;
 use gfs_core::meta::holder::{Batch, Child, Decision, Holder};
 use gfs_core::meta::request::{Attributes, Credentials, Request, Timestamp};
+use lru::LruCache;
 use parking_lot::Mutex;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,6 +29,8 @@ const MOST: usize = 4_096;
 const IDLE: Duration = Duration::from_secs(300);
 /// How often those are looked for.
 pub(crate) const LOOK_FOR_IDLE: Duration = Duration::from_secs(10);
+/// Recalls of what this session does not hold, which may be on its way.
+const MAX_REFUSED: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 /// Inode numbers that are asked for at a time, and below how many.
 const NUMBERS: (u32, u64) = (4_096, 2_048);
 
@@ -50,12 +54,24 @@ struct State {
     told: u64,
     in_flight: bool,
     looked: Instant,
+    /// Asked back before this session knew that it had them.
+    refused: LruCache<InodeId, ()>,
 }
 
 impl State {
     fn now(&self) -> Timestamp {
         let (at, when) = self.clock.unwrap_or((Timestamp(0), Instant::now()));
         Timestamp(at.0.saturating_add(when.elapsed().as_nanos() as i64))
+    }
+
+    /// Something may have been done that waits to be told. Whether the flusher does not know yet that it is to tell soon, or now.
+    fn note_waiting(&mut self) -> bool {
+        let waiting = self.holder.waiting();
+        let first = waiting > 0 && self.since.is_none();
+        if first {
+            self.since = Some(Instant::now());
+        }
+        first || waiting == MANY
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -97,6 +113,7 @@ impl Directories {
             told: 0,
             in_flight: false,
             looked: Instant::now(),
+            refused: LruCache::new(MAX_REFUSED),
         };
         Self {
             state: Mutex::new(state),
@@ -127,9 +144,12 @@ impl Directories {
         use_it(&mut self.state.lock())
     }
 
-    /// The master has given a directory that was just made in this place.
+    /// The master has given a directory that was just made in this place. It is not taken when it was asked back already.
     pub(crate) fn given(&self, made: &Attributes, place: (InodeId, &[u8])) {
         let mut state = self.state.lock();
+        if state.refused.pop(&made.inode).is_some() {
+            return;
+        }
         if made.ctime > state.now() {
             state.clock = Some((made.ctime, Instant::now()));
         }
@@ -141,14 +161,9 @@ impl Directories {
     pub(crate) fn decide(&self, who: &Credentials, request: &Request, then: impl FnOnce(&Decision)) -> Option<Decided> {
         self.using(|state| {
             let now = state.now();
-            let before = state.holder.waiting();
             let decision = state.holder.decide(who, request, now);
             then(&decision);
-            let waiting = state.holder.waiting();
-            if waiting > before {
-                state.since.get_or_insert_with(Instant::now);
-            }
-            let ring = (before == 0 && waiting > 0) || (before < MANY && waiting >= MANY);
+            let ring = state.note_waiting();
             Some(Decided { decision, at: state.holder.last_time(), ring })
         })
     }
@@ -177,17 +192,13 @@ impl Directories {
         self.using(|state| state.holder.target(inode))
     }
 
-    /// Sets the access time of a held directory; false when that is the master's to do.
-    pub(crate) fn touch_access(&self, inode: InodeId) -> bool {
-        let touched = self.using(|state| {
+    /// Sets the access time of a held directory; `None` when that is the master's to do, and whether the flusher is to be rung.
+    pub(crate) fn touch_access(&self, inode: InodeId) -> Option<bool> {
+        self.using(|state| {
             let now = state.now();
             let touched = state.holder.touch_access(inode, now);
-            if state.holder.waiting() > 0 {
-                state.since.get_or_insert_with(Instant::now);
-            }
-            Some(touched)
-        });
-        touched.unwrap_or(false)
+            touched.then(|| state.note_waiting())
+        })
     }
 
     /// Whether a directory is held, or being given back.
@@ -203,6 +214,16 @@ impl Directories {
     /// A directory is to be given back. False when it is not held.
     pub(crate) fn begin_end(&self, inode: InodeId) -> bool {
         !self.is_idle() && self.state.lock().holder.begin_end(inode)
+    }
+
+    /// The master asks for something back: true when it is a directory that is held, and is given back from now on.
+    pub(crate) fn recall(&self, inode: InodeId) -> bool {
+        let mut state = self.state.lock();
+        let held = state.holder.begin_end(inode);
+        if !held {
+            state.refused.put(inode, ());
+        }
+        held
     }
 
     /// Returns when none of these is held any more.
@@ -326,5 +347,73 @@ impl Directories {
     pub(crate) async fn wait_refill(&self) {
         let mut progress = self.progress.subscribe();
         let _ = progress.wait_for(|_| !self.refilling.load(Ordering::Acquire)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gfs_core::ids::ROOT;
+    use gfs_core::meta::namespace::new_attributes;
+    use gfs_core::meta::request::NodeKind;
+
+    fn made(inode: u64) -> Attributes {
+        let root = |inode| {
+            new_attributes(inode, &Credentials::default(), (&NodeKind::Directory, 0o755, 0), &base(), Timestamp(5))
+        };
+        root(InodeId(inode)).unwrap()
+    }
+
+    fn base() -> Attributes {
+        let time = Timestamp(1);
+        Attributes {
+            inode: ROOT,
+            file_type: gfs_core::meta::request::FileType::Directory,
+            mode: 0o755,
+            links: 2,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 4096,
+            allocated: 4096,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+            replicas: 3,
+            has_acl: false,
+            has_xattrs: false,
+        }
+    }
+
+    fn fifo(parent: u64) -> Request {
+        let (parent, name, kind) = (InodeId(parent), b"x".to_vec(), NodeKind::Fifo);
+        Request::Create { parent, name, kind, mode: 0o644, umask: 0, exclusive: true, hold: false }
+    }
+
+    #[tokio::test]
+    async fn directory_that_was_asked_back_before_it_was_known_is_not_taken() {
+        let directories = Directories::new(Arc::default());
+        assert!(!directories.recall(InodeId(7)));
+        directories.given(&made(7), (ROOT, b"d"));
+        assert!(!directories.holds(InodeId(7)) && directories.is_idle());
+        directories.given(&made(8), (ROOT, b"e"));
+        assert!(directories.holds(InodeId(8)) && directories.recall(InodeId(8)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn first_step_rings_and_is_due_soon_whatever_it_is() {
+        let directories = Directories::new(Arc::default());
+        directories.given(&made(7), (ROOT, b"d"));
+        directories.end_refill(Some(InodeId(100)));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(directories.touch_access(InodeId(7)), Some(true));
+        let decided = directories.decide(&Credentials::default(), &fifo(7), |_| ()).unwrap();
+        assert!(matches!(decided.decision, Decision::Done(_)) && !decided.ring, "rung already");
+        assert!(directories.next_due().is_some_and(|due| due <= Instant::now() + LATEST));
+        let taken = directories.take(|batch| assert_eq!(batch.steps.len(), 2));
+        assert!(directories.next_due().is_none() && !directories.is_told(&[InodeId(100)]));
+        directories.told(&taken);
+        assert!(directories.is_told(&[InodeId(100)]) && directories.attributes(InodeId(100)).is_none());
     }
 }

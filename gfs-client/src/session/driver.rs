@@ -301,7 +301,9 @@ impl Link {
             Said::Recall(message) => {
                 let Concerned { delegations, directories, .. } = &self.shared.concerned;
                 let inodes = message.inodes.into_iter().map(gfs_core::ids::InodeId);
-                delegations.recall(inodes.filter(|inode| !directories.begin_end(*inode)));
+                // Before the files are looked at: the other lock is taken first elsewhere.
+                let files: Vec<_> = inodes.filter(|inode| !directories.recall(*inode)).collect();
+                delegations.recall(files.into_iter());
                 self.shared.table.lock().heard();
                 return Step::Continue;
             }

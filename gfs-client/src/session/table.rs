@@ -334,6 +334,8 @@ impl Table {
         self.probed = None;
         self.asked = None;
         self.out = Some(out);
+        // What was opened since the hello, before anything that makes it or takes its name.
+        self.tell_opens(None);
         for close in std::mem::take(&mut self.late_closes) {
             self.tell(Ask::Close(close));
         }
@@ -462,6 +464,10 @@ impl Table {
 
     /// Tells the master of these files, or of all, as far as they are open and it does not know.
     pub(super) fn tell_opens(&mut self, inodes: Option<&[InodeId]>) {
+        if self.out.is_none() {
+            // They are told when there is a connection again.
+            return;
+        }
         let keys: Vec<(u64, u32)> = match inodes {
             None => self.untold.keys().copied().collect(),
             Some(inodes) => {
@@ -637,5 +643,25 @@ fn body_of(pending: &Pending, confirmed: u64) -> Ask {
         Call::SoftTimes(times) => Ask::SoftTimes(*times),
         Call::StatFs => Ask::Statfs(v1::StatFsRequest {}),
         Call::Locate(locate) => Ask::Locate(locate.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_opened_after_the_hello_is_told_with_the_connection() {
+        let mut table = Table::new(Arc::default(), Arc::new(FileCache::new(Arc::default())));
+        table.open_made(6, 3);
+        let hello = table.hello("", 1, &[], BTreeSet::new());
+        assert_eq!(hello.reclaim.iter().map(|open| open.inode).collect::<Vec<_>>(), [6]);
+        table.open_made(7, 3);
+        table.tell_opens(Some(&[InodeId(7)]));
+        let (out, mut queue) = mpsc::channel(8);
+        table.attach(out, 5, false);
+        let told = queue.try_recv().map(|message| message.body);
+        assert!(matches!(told, Ok(Some(Ask::Open(v1::OpenFile { inode: 7, known: true, count: 1, .. })))), "{told:?}");
+        assert!(queue.try_recv().is_err());
     }
 }

@@ -10,6 +10,7 @@ use gfs_core::ids::InodeId;
 use gfs_core::meta::request::{Attributes, DirectoryEntry};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use tokio::task::JoinHandle;
 
 /// Offset after `.`.
 pub const AFTER_DOT: u64 = 1;
@@ -87,18 +88,35 @@ impl Page {
     }
 }
 
+/// What the master answers of a listing: entries, whether they are the last, and for how long that may be cached.
+pub type Answered = (Vec<DirectoryEntry>, bool, Grant);
+
+/// The next run of entries, asked for while the kernel takes the one before.
+#[derive(Debug)]
+struct Next {
+    cookie: u64,
+    answer: JoinHandle<Option<Answered>>,
+}
+
+impl Drop for Next {
+    fn drop(&mut self) {
+        self.answer.abort();
+    }
+}
+
 /// An open directory.
 #[derive(Debug)]
 pub struct DirectoryHandle {
     /// The directory.
     pub inode: InodeId,
     page: Mutex<Option<Arc<Page>>>,
+    next: Mutex<Option<Next>>,
 }
 
 impl DirectoryHandle {
     /// A handle at the start.
     pub fn new(inode: InodeId) -> Self {
-        Self { inode, page: Mutex::new(None) }
+        Self { inode, page: Mutex::new(None), next: Mutex::new(None) }
     }
 
     /// The page kept from the last call, if it can go on from `offset`. The start is always asked anew, so that rewinddir sees
@@ -107,6 +125,17 @@ impl DirectoryHandle {
         let page = self.page.lock();
         let page = page.as_ref().filter(|page| offset != 0 && page.from(offset).is_some())?;
         Some(Arc::clone(page))
+    }
+
+    /// The entries after `cookie`, if they were asked for ahead. The start never is.
+    pub async fn ahead(&self, cookie: u64) -> Option<Answered> {
+        let mut next = self.next.lock().take().filter(|next| next.cookie == cookie)?;
+        (&mut next.answer).await.ok().flatten()
+    }
+
+    /// The entries after `cookie` are being asked for.
+    pub fn ask_ahead(&self, cookie: u64, answer: JoinHandle<Option<Answered>>) {
+        *self.next.lock() = Some(Next { cookie, answer });
     }
 
     /// Keeps a page for the next call.

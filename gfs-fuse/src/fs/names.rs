@@ -1,9 +1,9 @@
 //! Names: looking them up, making, linking, moving and removing them, and reading directories.
 
-use super::directory::{self, AFTER_DOT, AFTER_DOTS, Listed, PAGE_ENTRIES, Page};
+use super::directory::{self, AFTER_DOT, AFTER_DOTS, Answered, Listed, PAGE_ENTRIES, Page};
 use super::{Call, Found, Fs, Lookup, Name, unexpected};
 use crate::errno::{Errno, Result};
-use gfs_client::{Attributes, ClientError, Grant, InodeId, NodeKind, Refusal, RenameMode, Request};
+use gfs_client::{Attributes, CallContext, Client, ClientError, InodeId, NodeKind, Refusal, RenameMode, Request};
 use gfs_core::meta::request::{Answer, Query, Reply};
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,26 +128,21 @@ impl Fs {
         }
         let dots = self.dots(call, handle.inode, offset).await?;
         let cookie = directory::cookie_of(offset).unwrap_or_default();
-        let (entries, end, grant) = self.page(call, handle.inode, cookie).await?;
+        let ahead = if cookie == 0 { None } else { handle.ahead(cookie).await };
+        let (entries, end, grant) = match ahead {
+            Some(answered) => answered,
+            None => page(&self.client, &call.context, handle.inode, cookie).await?,
+        };
+        if let Some(last) = entries.last().filter(|_| !end) {
+            let (client, context, inode, cookie) =
+                (self.client.clone(), call.context.clone(), handle.inode, last.cookie);
+            let answer = async move { page(&client, &context, inode, cookie).await.ok() };
+            handle.ask_ahead(cookie, tokio::spawn(answer));
+        }
         let page = Page::new(offset, dots, entries, end, Some(grant)).ok_or_else(|| unexpected("readdir"))?;
         let page = Arc::new(page);
         handle.keep(&page);
         Ok(page)
-    }
-
-    async fn page(
-        &self,
-        call: &Call,
-        inode: InodeId,
-        cookie: u64,
-    ) -> Result<(Vec<gfs_client::DirectoryEntry>, bool, Grant)> {
-        let query = Query::ReadDirectory { inode, cookie, limit: PAGE_ENTRIES };
-        let answered = self.client.query(&call.context, query).await?;
-        match answered.answer {
-            Answer::Directory { entries, end } => Ok((entries, end, answered.grant)),
-            Answer::Refused(refusal) => Err(refusal.into()),
-            _ => Err(unexpected("readdir")),
-        }
     }
 
     /// `.` and `..`, as far as they come after `offset`.
@@ -173,6 +168,16 @@ impl Fs {
             Lookup::Found(found) => Ok(found.attributes),
             Lookup::Absent(_) => Err(Errno(libc::ENOENT)),
         }
+    }
+}
+
+async fn page(client: &Client, context: &CallContext, inode: InodeId, cookie: u64) -> Result<Answered> {
+    let query = Query::ReadDirectory { inode, cookie, limit: PAGE_ENTRIES };
+    let answered = client.query(context, query).await?;
+    match answered.answer {
+        Answer::Directory { entries, end } => Ok((entries, end, answered.grant)),
+        Answer::Refused(refusal) => Err(refusal.into()),
+        _ => Err(unexpected("readdir")),
     }
 }
 

@@ -576,7 +576,7 @@ struct Flushed {
     files: Vec<GivenBack>,
     /// Files that it makes with a delegation.
     made: Vec<InodeId>,
-    /// What it makes that is neither a file nor a directory.
+    /// What else it makes that is no directory.
     nodes: Vec<InodeId>,
 }
 
@@ -606,8 +606,8 @@ impl SoftPart {
                     };
                     match made {
                         made if made == FileType::Directory as u32 => (),
-                        made if made == FileType::File as u32 => {
-                            flushed.made.extend(step.delegate.then_some(InodeId(step.inode)));
+                        made if made == FileType::File as u32 && step.delegate => {
+                            flushed.made.push(InodeId(step.inode));
                         }
                         _ => flushed.nodes.push(InodeId(step.inode)),
                     }

@@ -14,7 +14,7 @@ use crate::ids::InodeId;
 use std::collections::{HashMap, VecDeque};
 
 /// Directories held at a time: beyond them those that were changed longest ago are given back.
-pub const MAX_DIRECTORIES: usize = 8_192;
+pub const MAX_DIRECTORIES: usize = 16_384;
 /// Names known in all of them together.
 pub const MAX_NAMES: usize = 262_144;
 /// Steps of one flush, and roughly the bytes of their names and targets.
@@ -169,15 +169,20 @@ impl Holder {
         self.held(directory).map(|of| of.names.get(name).copied())
     }
 
+    /// Something else that only this session knows of, in a held directory.
+    fn node(&self, inode: InodeId) -> Option<&Node> {
+        self.nodes.get(&inode).filter(|_| self.parents.get(&inode).is_some_and(|parent| self.held(*parent).is_some()))
+    }
+
     /// How a held directory is, or something else that only this session knows of.
     pub fn attributes(&self, inode: InodeId) -> Option<Attributes> {
-        let node = || self.nodes.get(&inode).map(|node| node.attributes.clone());
+        let node = || self.node(inode).map(|node| node.attributes.clone());
         self.held(inode).map(|directory| directory.attributes.clone()).or_else(node)
     }
 
     /// The target of a symbolic link that only this session knows of.
     pub fn target(&self, inode: InodeId) -> Option<Vec<u8>> {
-        self.nodes.get(&inode).filter(|node| node.attributes.file_type == FileType::Symlink).map(|of| of.target.clone())
+        self.node(inode).filter(|node| node.attributes.file_type == FileType::Symlink).map(|of| of.target.clone())
     }
 
     /// Sets the access time of a held directory as a read does; false when that is the master's to do.

@@ -104,6 +104,25 @@ fn directory_is_the_masters_again_once_it_is_given_back() {
 }
 
 #[test]
+fn nothing_changes_in_a_directory_that_is_being_given_back() {
+    let (_, mut holder, directory) = held();
+    let who = Credentials::default();
+    let link = make(directory.inode, b"l", NodeKind::Symlink(b"target".to_vec()), false);
+    let made = holder.decide(&who, &link, Timestamp(5));
+    let Decision::Done(Reply::Entry { attributes, .. }) = made else { panic!("{made:?}") };
+    assert_eq!(holder.target(attributes.inode), Some(b"target".to_vec()));
+    holder.begin_end(directory.inode);
+    let changes = AttributeChanges { uid: Some(3), ..Default::default() };
+    for inode in [attributes.inode, directory.inode] {
+        let request = Request::SetAttributes { inode, changes: changes.clone() };
+        assert_eq!(holder.decide(&who, &request, Timestamp(6)), Decision::NotHere);
+        assert_eq!((holder.attributes(inode), holder.target(inode)), (None, None));
+    }
+    let batch = holder.take();
+    assert_eq!((batch.steps.len(), batch.gives_back), (1, vec![directory.inode]));
+}
+
+#[test]
 fn steps_in_what_is_not_held_are_refused() {
     let (mut master, mut holder, directory) = held();
     let step = make(directory.inode, b"f", NodeKind::File, false);
