@@ -3,6 +3,7 @@
 use gfs_e2e::cluster::wait_until;
 use gfs_e2e::work::{assert_pattern, pattern, shell};
 use gfs_e2e::{Cluster, Options};
+use rustix::fs::Mode;
 use rustix::process::Signal;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -283,6 +284,61 @@ fn a_stopped_mount_delays_others_by_its_lease_and_learns_what_it_lost() {
         assert_eq!(std::fs::read(b.join("lost")).unwrap(), b"of the other mount");
     }
     assert_eq!(std::fs::read(a.join("lost")).unwrap(), std::fs::read(b.join("lost")).unwrap());
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn stopped_mount_that_holds_a_directory_delays_others_by_its_lease_and_learns_what_it_lost() {
+    let mut cluster = Cluster::start(Options::default());
+    let (a, b) = (cluster.mount().join("d"), cluster.mount_again().join("d"));
+    std::fs::create_dir(&a).unwrap();
+    let directory = File::open(&a).unwrap();
+    std::fs::create_dir(a.join("synced")).unwrap();
+    directory.sync_all().unwrap();
+    (0..50).for_each(|n| std::fs::create_dir(a.join(format!("late{n:02}"))).unwrap());
+    cluster.signal("mount-1", Signal::STOP);
+    let begun = Instant::now();
+    let seen = names(&b);
+    println!("a held directory of a stopped mount was listed after {:.1} s", begun.elapsed().as_secs_f64());
+    assert!(seen.contains(&"synced".to_owned()), "{seen:?}");
+    std::fs::create_dir(b.join("of the other")).unwrap();
+    cluster.signal("mount-1", Signal::CONT);
+    // What it had not told anybody of is gone, and it is told so once, or it had been in time.
+    let synced = directory.sync_all();
+    println!("the stopped mount had told {} of 51 names; it syncs: {synced:?}", seen.len());
+    assert!(seen.len() == 51 || synced.is_err());
+    std::fs::create_dir(a.join("again")).unwrap();
+    assert_eq!(names(&a), names(&b));
+    assert_eq!(names(&b).len(), seen.len() + 2);
+    directory.sync_all().unwrap();
+}
+
+#[test]
+fn names_in_a_held_directory_outlive_the_master_and_are_seen_by_others_after_it() {
+    let mut cluster = Cluster::start(Options::default());
+    let (a, b) = (cluster.mount().join("d"), cluster.mount_again().join("d"));
+    std::fs::create_dir(&a).unwrap();
+    // The name of the directory itself is the master's to say.
+    let directory = File::open(&a).unwrap();
+    for round in 0..3 {
+        std::fs::write(a.join(format!("before{round}")), b"content").unwrap();
+        cluster.kill("master-1");
+        // Decided without it, while the session surely lives.
+        let make = |n: u32| rustix::fs::mkdirat(&directory, format!("d{round}.{n}"), Mode::RWXU);
+        (0..20).for_each(|n| make(n).unwrap());
+        cluster.up();
+        if round == 2 {
+            assert_eq!(names(&b).len(), 3 * 21);
+            assert_eq!(std::fs::read(b.join("before2")).unwrap(), b"content");
+        }
+        assert_eq!(names(&a).len(), (round + 1) * 21);
+    }
 }
 
 #[test]
