@@ -2,7 +2,7 @@
 
 use crate::data::DataPath;
 use crate::delegations::Delegations;
-use crate::directories::{Directories, own_grant};
+use crate::directories::{Directories, KNOWN, own_grant};
 use crate::error::ClientError;
 use crate::files::{Ahead, FileStates, LostTails, SharedBehind};
 use crate::grants::{Grant, Grants, Invalidator, Keys, Stamp, Ticket};
@@ -24,6 +24,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// How a client behaves.
 #[derive(Clone, Debug)]
@@ -120,7 +121,7 @@ impl Client {
                 files: Arc::new(FileCache::new(grants.liveness.clone())),
                 grants,
                 locks: Arc::default(),
-                directories: Arc::new(Directories::new(delegations.vouched())),
+                directories: Arc::new(Directories::new(delegations.vouched.clone())),
                 delegations,
                 lost_tails: Arc::default(),
             };
@@ -412,10 +413,7 @@ impl Client {
         let Inner { grants, cache, directories, .. } = &*self.inner;
         let (refusal, grant) = match query {
             Query::Lookup { parent, name } if is_plain_name(name) => {
-                return match directories.look_up(*parent, name) {
-                    Some(child) => self.held_name((*parent, name.clone()), child.map(|child| child.inode)),
-                    None => self.known_name((*parent, name.clone())),
-                };
+                return self.known_name((*parent, name.clone()));
             }
             Query::ReadLink { inode } => {
                 let stamp = grants.stamp();
@@ -441,24 +439,14 @@ impl Client {
         Some(Answered { answer: Answer::Refused(refusal), grant })
     }
 
-    /// A name in a held directory.
-    fn held_name(&self, entry: Entry, target: Option<InodeId>) -> Option<Answered> {
-        let stamp = self.inner.grants.stamp();
-        let Some(inode) = target else {
-            let keys = Keys { entry: Some(entry), ..Keys::default() };
-            return Some(Answered { answer: Answer::Refused(Refusal::NotFound), grant: own_grant(stamp, keys) });
-        };
-        let (attributes, of_inode) = self.known_attributes(inode)?;
-        let keys = Keys { inodes: vec![inode], entry: Some(entry), listing: None };
-        let grant = Grant::until(stamp, of_inode.ticket.expires(), keys);
-        Some(Answered { answer: Answer::Attributes(attributes), grant })
-    }
-
     fn known_name(&self, entry: Entry) -> Option<Answered> {
-        let grants = &self.inner.grants;
+        let Inner { grants, directories, .. } = &*self.inner;
         // Before it is looked, so that what is marked from here on ends the grant.
         let stamp = grants.stamp();
-        let (target, expires) = grants.name(&entry)?;
+        let (target, expires) = match directories.look_up(entry.0, &entry.1) {
+            Some(child) => (child.map(|child| child.inode), Instant::now() + KNOWN),
+            None => grants.name(&entry)?,
+        };
         let Some(inode) = target else {
             let keys = Keys { entry: Some(entry), ..Keys::default() };
             return Some(Answered {

@@ -33,32 +33,27 @@ pub(crate) async fn run(
     delegations: Arc<Delegations>,
     directories: Arc<Directories>,
 ) {
-    loop {
+    while client.strong_count() > 0 {
         let work = delegations.work.notified();
-        if delegations.is_idle() && directories.is_idle() {
+        let due = delegations.next_due().into_iter().chain(directories.next_due()).min();
+        let now = tokio::time::Instant::now();
+        if due.is_some_and(|due| due <= now) {
+            let Some(inner) = client.upgrade() else { return };
+            Client { inner }.flush_delegations().await;
+        } else if delegations.is_idle() && directories.is_idle() {
             work.await;
         } else {
-            let now = tokio::time::Instant::now();
-            let due = delegations.next_due().into_iter().chain(directories.next_due()).min();
             let latest = now + if delegations.is_idle() { LOOK_FOR_IDLE } else { LOOK };
-            let until = due.map_or(latest, |due| due.min(latest));
-            if until > now {
-                // Rung or not: it is looked again.
-                let _ = tokio::time::timeout_at(until, work).await;
-            }
+            // Rung or not: it is looked again.
+            let _ = tokio::time::timeout_at(due.map_or(latest, |due| due.min(latest)), work).await;
         }
-        let Some(inner) = client.upgrade() else { return };
-        Client { inner }.flush_delegations().await;
     }
 }
 
 impl Client {
+    /// Tells what is due.
     async fn flush_delegations(&self) {
         let Inner { delegations, directories, locations, session, .. } = &*self.inner;
-        let due = delegations.next_due().into_iter().chain(directories.next_due()).min();
-        if due.is_none_or(|due| due > tokio::time::Instant::now()) {
-            return;
-        }
         // Whoever is told of a file knows first that it is there, and who has it open.
         let taken = directories.take(|batch| {
             let about: Vec<InodeId> = batch.steps.iter().map(|step| step.inode).collect();

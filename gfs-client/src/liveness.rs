@@ -5,6 +5,7 @@
 
 use gfs_core::meta::grants::SILENCE_MS;
 use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -58,6 +59,24 @@ impl Liveness {
     /// It has been answered, or never will be.
     pub(crate) fn end_doubt(&self) {
         self.doubts.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Until when the session surely lives: the master has answered something that was sent so long before as a session lives without a word.
+/// After that it may have given to others what the session holds, and nothing is done or shown by what was known. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Vouched(Arc<Mutex<Option<Instant>>>);
+
+impl Vouched {
+    /// It lives until then at least.
+    pub(crate) fn extend(&self, until: Instant) {
+        let mut known = self.0.lock();
+        *known = (*known).max(Some(until));
+    }
+
+    /// Whether it surely lives now; before the first answer it counts as alive.
+    pub(crate) fn is_sure(&self) -> bool {
+        self.0.lock().is_none_or(|until| Instant::now() < until)
     }
 }
 

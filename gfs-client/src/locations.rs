@@ -401,7 +401,7 @@ pub(crate) fn windows_of(first: u32, count: u32, chunks: &[ChunkLocation]) -> Ve
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use gfs_core::ids::{BlockVersion, Epoch, Sequence};
 

@@ -1,6 +1,7 @@
 //! One file that this session holds: what was done to it, how far the master knows that, and which answered writes are still to be carried out.
 
 use crate::grants::Grant;
+use crate::liveness::Vouched;
 use crate::locations::{Locations, Window};
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId};
 use gfs_core::meta::delegations as rules;
@@ -48,7 +49,7 @@ pub(crate) struct Held {
     inode: InodeId,
     pub(super) name: (InodeId, Vec<u8>),
     grant: Grant,
-    vouched: Arc<Mutex<Option<Instant>>>,
+    vouched: Vouched,
     loose: Arc<AtomicU64>,
     state: Mutex<State>,
     progress: watch::Sender<Progress>,
@@ -159,7 +160,7 @@ impl Held {
         made: &Attributes,
         name: (InodeId, Vec<u8>),
         grant: Grant,
-        vouched: Arc<Mutex<Option<Instant>>>,
+        vouched: Vouched,
         loose: Arc<AtomicU64>,
     ) -> Self {
         let state = State {
@@ -191,16 +192,12 @@ impl Held {
         self.inode
     }
 
-    fn is_vouched(&self) -> bool {
-        self.vouched.lock().is_none_or(|until| Instant::now() < until)
-    }
-
     fn knows(&self, state: &State) -> bool {
-        state.phase != Phase::Ended && self.is_vouched()
+        state.phase != Phase::Ended && self.vouched.is_sure()
     }
 
     fn may_change(&self, state: &State) -> bool {
-        state.phase == Phase::Held && self.is_vouched()
+        state.phase == Phase::Held && self.vouched.is_sure()
     }
 
     /// The attributes, with the grant that the file was made under.

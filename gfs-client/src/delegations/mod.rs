@@ -9,6 +9,7 @@ mod held;
 pub(crate) use held::{Held, Report};
 
 use crate::grants::{Grant, Stamp};
+use crate::liveness::Vouched;
 use crate::locations::Locations;
 use gfs_core::ids::InodeId;
 use gfs_core::meta::request::{Answer, Attributes, FileType};
@@ -33,8 +34,8 @@ pub(crate) struct Delegations {
     table: Mutex<Table>,
     /// Rings when something is to be flushed at once, or a first thing later.
     pub(crate) work: Notify,
-    /// Until when the session surely lives.
-    vouched: Arc<Mutex<Option<Instant>>>,
+    /// Whether the session surely lives.
+    pub(crate) vouched: Vouched,
     /// How many times answered writes had to go on without their delegation, and up to which of them everything is carried out.
     loose: Arc<AtomicU64>,
     tight: AtomicU64,
@@ -75,7 +76,7 @@ impl Default for Delegations {
                 claims: 0,
             }),
             work: Notify::new(),
-            vouched: Arc::default(),
+            vouched: Vouched::default(),
             loose: Arc::default(),
             tight: AtomicU64::new(0),
         }
@@ -83,18 +84,6 @@ impl Default for Delegations {
 }
 
 impl Delegations {
-    /// The master has answered something that was sent so long before `until` as the session lives without a word. After that it may have
-    /// given the files to others, and nothing is done or shown here by what was known.
-    pub(crate) fn vouch(&self, until: Instant) {
-        let mut vouched = self.vouched.lock();
-        *vouched = (*vouched).max(Some(until));
-    }
-
-    /// Until when the session surely lives, as it is vouched for.
-    pub(crate) fn vouched(&self) -> Arc<Mutex<Option<Instant>>> {
-        self.vouched.clone()
-    }
-
     /// This session has made a file by itself under `name`.
     pub(crate) fn made(&self, made: &Attributes, name: (InodeId, Vec<u8>), grant: Grant) {
         let claims = self.claims();

@@ -204,14 +204,14 @@ async fn a_file_that_is_given_back_is_the_masters_and_late_answers_show_it_as_it
 async fn without_a_sign_of_the_master_nothing_is_done_or_shown() {
     let (delegations, _, locations) = setup();
     let held = delegations.get(FILE).unwrap();
-    delegations.vouch(Instant::now() + Duration::from_secs(9));
+    delegations.vouched.extend(Instant::now() + Duration::from_secs(9));
     tokio::time::advance(Duration::from_secs(8)).await;
     assert!(held.change(&Credentials::default(), &chmod(0o640)).is_some());
     tokio::time::advance(Duration::from_secs(1)).await;
     assert!(held.change(&Credentials::default(), &chmod(0o600)).is_none());
     assert!(!held.write(&[], std::iter::empty(), Some(1), true, &locations));
     assert!(held.attributes().is_none() && held.layout(0, 9).is_none() && held.touch_access().is_none());
-    delegations.vouch(Instant::now() + Duration::from_secs(9));
+    delegations.vouched.extend(Instant::now() + Duration::from_secs(9));
     assert_eq!(held.attributes().unwrap().0.mode, 0o640);
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// What is known because it is held counts for so long when it is passed on; a mark ends it before.
-const KNOWN: Duration = Duration::from_secs(60);
+pub(crate) const KNOWN: Duration = Duration::from_secs(60);
 /// How long numbers are asked for in the background.
 const REFILL_LIMIT: Duration = Duration::from_secs(60);
 
@@ -109,7 +109,9 @@ impl Client {
             if decided.ring {
                 delegations.work.notify_one();
             }
-            self.refill_numbers();
+            if decided.low {
+                self.refill_numbers();
+            }
             if decided.decision != Decision::NoNumbers {
                 return Ok(Some(decided));
             }

@@ -5,15 +5,15 @@
 
 mod calls;
 
-pub(crate) use calls::own_grant;
+pub(crate) use calls::{KNOWN, own_grant};
 
+use crate::liveness::Vouched;
 use gfs_core::ids::InodeId;
 use gfs_core::meta::holder::{Batch, Child, Decision, Holder};
 use gfs_core::meta::request::{Attributes, Credentials, Request, Timestamp};
 use lru::LruCache;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -50,8 +50,6 @@ struct State {
     since: Option<Instant>,
     /// Steps up to here are waited for.
     wanted: u64,
-    /// Everything up to here is told.
-    told: u64,
     in_flight: bool,
     looked: Instant,
     /// Asked back before this session knew that it had them.
@@ -76,7 +74,7 @@ impl State {
 
     fn is_due(&self, now: Instant) -> bool {
         let waited = self.since.is_some_and(|since| since + LATEST <= now) || self.looked + LOOK_FOR_IDLE <= now;
-        self.holder.waiting() >= MANY || self.wanted > self.told || waited || self.holder.any_ending()
+        self.holder.waiting() >= MANY || self.wanted > self.holder.told_step() || waited || self.holder.any_ending()
     }
 }
 
@@ -87,6 +85,8 @@ pub(crate) struct Decided {
     pub(crate) at: Option<Timestamp>,
     /// The flusher is to be rung.
     ring: bool,
+    /// There are few inode numbers left.
+    low: bool,
 }
 
 /// See the module.
@@ -94,23 +94,22 @@ pub(crate) struct Directories {
     state: Mutex<State>,
     /// Nothing is held and nothing is to be told: usually so, which costs a read of this.
     idle: AtomicBool,
-    /// Until when the session surely lives.
-    vouched: Arc<Mutex<Option<Instant>>>,
+    /// Whether the session surely lives.
+    vouched: Vouched,
     /// Changes whenever something was told or given back.
     progress: watch::Sender<u64>,
     refilling: AtomicBool,
 }
 
 impl Directories {
-    /// None. `vouched` says until when the session surely lives.
-    pub(crate) fn new(vouched: Arc<Mutex<Option<Instant>>>) -> Self {
+    /// None. `vouched` says whether the session surely lives.
+    pub(crate) fn new(vouched: Vouched) -> Self {
         let state = State {
             holder: Holder::default(),
             life: 0,
             clock: None,
             since: None,
             wanted: 0,
-            told: 0,
             in_flight: false,
             looked: Instant::now(),
             refused: LruCache::new(MAX_REFUSED),
@@ -132,13 +131,16 @@ impl Directories {
         self.idle.store(state.holder.is_idle(), Ordering::Release);
     }
 
-    fn is_vouched(&self) -> bool {
-        self.vouched.lock().is_none_or(|until| Instant::now() < until)
+    fn note_progress(&self, state: MutexGuard<'_, State>) {
+        self.note_idle(&state);
+        let told = state.holder.told_step();
+        drop(state);
+        self.progress.send_replace(told);
     }
 
     /// Uses what is held, if there is anything and the session surely lives.
     fn using<R>(&self, use_it: impl FnOnce(&mut State) -> Option<R>) -> Option<R> {
-        if self.is_idle() || !self.is_vouched() {
+        if self.is_idle() || !self.vouched.is_sure() {
             return None;
         }
         use_it(&mut self.state.lock())
@@ -164,7 +166,8 @@ impl Directories {
             let decision = state.holder.decide(who, request, now);
             then(&decision);
             let ring = state.note_waiting();
-            Some(Decided { decision, at: state.holder.last_time(), ring })
+            let low = state.holder.stocked() < NUMBERS.1;
+            Some(Decided { decision, at: state.holder.last_time(), ring, low })
         })
     }
 
@@ -252,8 +255,8 @@ impl Directories {
     pub(crate) fn wait_told(&self) -> Option<impl Future<Output = ()> + use<>> {
         let wanted = {
             let mut state = self.state.lock();
-            let (last, told) = (state.holder.last_step(), state.told);
-            if told >= last {
+            let last = state.holder.last_step();
+            if state.holder.told_step() >= last {
                 return None;
             }
             state.wanted = last;
@@ -300,12 +303,8 @@ impl Directories {
         state.in_flight = false;
         if state.life == taken.life {
             state.holder.told(&taken.batch);
-            state.told = taken.batch.upto;
         }
-        self.note_idle(&state);
-        let told = state.told;
-        drop(state);
-        self.progress.send_replace(told);
+        self.note_progress(state);
     }
 
     /// Whether this was taken in the present life.
@@ -320,11 +319,7 @@ impl Directories {
         state.in_flight = false;
         state.since = None;
         let lost = state.holder.lose();
-        state.told = state.holder.last_step();
-        self.note_idle(&state);
-        let told = state.told;
-        drop(state);
-        self.progress.send_replace(told);
+        self.note_progress(state);
         lost
     }
 
@@ -353,36 +348,17 @@ impl Directories {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::locations::tests::attributes;
     use gfs_core::ids::ROOT;
-    use gfs_core::meta::namespace::new_attributes;
-    use gfs_core::meta::request::NodeKind;
+    use gfs_core::meta::request::{FileType, NodeKind};
 
     fn made(inode: u64) -> Attributes {
-        let root = |inode| {
-            new_attributes(inode, &Credentials::default(), (&NodeKind::Directory, 0o755, 0), &base(), Timestamp(5))
-        };
-        root(InodeId(inode)).unwrap()
-    }
-
-    fn base() -> Attributes {
-        let time = Timestamp(1);
         Attributes {
-            inode: ROOT,
-            file_type: gfs_core::meta::request::FileType::Directory,
+            inode: InodeId(inode),
+            file_type: FileType::Directory,
             mode: 0o755,
             links: 2,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            size: 4096,
-            allocated: 4096,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            btime: time,
-            replicas: 3,
-            has_acl: false,
-            has_xattrs: false,
+            ..attributes(4096, 5)
         }
     }
 
@@ -393,7 +369,7 @@ mod tests {
 
     #[tokio::test]
     async fn directory_that_was_asked_back_before_it_was_known_is_not_taken() {
-        let directories = Directories::new(Arc::default());
+        let directories = Directories::new(Vouched::default());
         assert!(!directories.recall(InodeId(7)));
         directories.given(&made(7), (ROOT, b"d"));
         assert!(!directories.holds(InodeId(7)) && directories.is_idle());
@@ -403,7 +379,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn first_step_rings_and_is_due_soon_whatever_it_is() {
-        let directories = Directories::new(Arc::default());
+        let directories = Directories::new(Vouched::default());
         directories.given(&made(7), (ROOT, b"d"));
         directories.end_refill(Some(InodeId(100)));
         tokio::time::advance(Duration::from_millis(1)).await;

@@ -313,7 +313,7 @@ impl Link {
                 let step = table.arrive(message.tag, said);
                 if let (Step::Continue, Some(sent)) = (&step, sent) {
                     // A tenth for clocks that run apart.
-                    self.shared.concerned.delegations.vouch(sent + self.lease * 9 / 10);
+                    self.shared.concerned.delegations.vouched.extend(sent + self.lease * 9 / 10);
                     self.shared.concerned.grants.liveness.vouch(sent, self.lease);
                 }
                 return step;

@@ -24,6 +24,15 @@ async fn read(client: &Client, inode: InodeId) -> Bytes {
     opened.file.read(&call(), 0, 5000).await.unwrap()
 }
 
+/// Reads the first six, and waits until others are read ahead.
+async fn read_some(cluster: &Cluster, reader: &Client, made: &[InodeId]) {
+    reader.read_directory(&call(), ROOT, 0, 1000).await.unwrap();
+    for inode in &made[..6] {
+        read(reader, *inode).await;
+    }
+    until("the next ones are read", || reads(cluster) > 8).await;
+}
+
 fn reads(cluster: &Cluster) -> usize {
     cluster.chunks.count("read")
 }
@@ -50,11 +59,7 @@ async fn files_that_are_read_in_the_order_of_a_listing_are_read_ahead() {
 async fn what_another_client_has_changed_since_is_not_given_out() {
     let cluster = Cluster::start(2, CHUNK).await;
     let (writer, reader, made) = files(&cluster).await;
-    reader.read_directory(&call(), ROOT, 0, 1000).await.unwrap();
-    for inode in &made[..6] {
-        read(&reader, *inode).await;
-    }
-    until("the next ones are read", || reads(&cluster) > 8).await;
+    read_some(&cluster, &reader, &made).await;
     for inode in &made[6..] {
         let opened = writer.open(&call(), *inode, Access::Both).await.unwrap();
         opened.file.write(&call(), 0, vec![200; 1000].into(), false).await.unwrap();
@@ -67,11 +72,7 @@ async fn what_another_client_has_changed_since_is_not_given_out() {
 async fn what_this_client_has_changed_since_is_not_given_out() {
     let cluster = Cluster::start(2, CHUNK).await;
     let (_writer, reader, made) = files(&cluster).await;
-    reader.read_directory(&call(), ROOT, 0, 1000).await.unwrap();
-    for inode in &made[..6] {
-        read(&reader, *inode).await;
-    }
-    until("the next ones are read", || reads(&cluster) > 8).await;
+    read_some(&cluster, &reader, &made).await;
     for inode in &made[6..] {
         let opened = reader.open(&call(), *inode, Access::Both).await.unwrap();
         opened.file.write(&call(), 100, vec![200; 10].into(), false).await.unwrap();

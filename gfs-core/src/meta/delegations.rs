@@ -9,7 +9,7 @@ use crate::ids::{InodeId, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Set-id bits: a change of owner or a write may take them away, which the master decides.
-const SET_ID: u16 = 0o6000;
+pub(super) const SET_ID: u16 = 0o6000;
 
 /// Who holds what.
 #[derive(Clone, Debug, Default)]
@@ -116,6 +116,13 @@ pub fn change(attributes: &mut Attributes, who: &Credentials, changes: &Attribut
     if (mode, uid, gid, atime, mtime) == (&None, &None, &None, &None, &None) {
         return true;
     }
+    set(attributes, changes, now);
+    true
+}
+
+/// Sets mode, owner, group and times as `changes` say, and the change time.
+pub(super) fn set(attributes: &mut Attributes, changes: &AttributeChanges, now: Timestamp) {
+    let AttributeChanges { mode, uid, gid, atime, mtime, .. } = changes;
     let time = |set: SetTime| match set {
         SetTime::Now => now,
         SetTime::At(time) => time,
@@ -126,7 +133,6 @@ pub fn change(attributes: &mut Attributes, who: &Credentials, changes: &Attribut
     attributes.atime = atime.map_or(attributes.atime, time);
     attributes.mtime = mtime.map_or(attributes.mtime, time);
     attributes.ctime = now;
-    true
 }
 
 /// Does at the holder what `CommitWrite` would do at the master to size and times.
@@ -155,10 +161,9 @@ pub fn difference(before: &Attributes, after: &Attributes) -> AttributeChanges {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{ClusterId, OperationId, ROOT};
-    use crate::meta::command::{Command, CommandReply, Stamp};
-    use crate::meta::request::{ClientCommand, FlushedFile, NodeKind, Reply, Request};
-    use crate::meta::state::State;
+    use crate::ids::ROOT;
+    use crate::meta::request::{FlushedFile, NodeKind, Reply, Request};
+    use crate::meta::tests::master::Master;
     use proptest::prelude::*;
 
     const A: SessionId = SessionId(1);
@@ -181,31 +186,7 @@ mod tests {
         assert_eq!((table.held_by(A), table.held_by(B)), (vec![], vec![InodeId(5)]));
     }
 
-    struct Master {
-        state: State,
-        session: SessionId,
-        operation: u64,
-    }
-
     impl Master {
-        fn new() -> Self {
-            let mut state = State::format(ClusterId(1), 1 << 20, 1, 0o777, Timestamp(1));
-            let open = Command::OpenSession { nonce: 1, description: String::new() };
-            let CommandReply::Session(session) = state.apply(stamp(1), &open) else { panic!("no session") };
-            Self { state, session, operation: 0 }
-        }
-
-        fn ask(&mut self, now: i64, request: Request) -> Reply {
-            self.operation += 1;
-            let id = OperationId { session: self.session, operation: self.operation };
-            let credentials = Credentials { uid: 7, gid: 7, groups: vec![], check: false };
-            let command = Command::Client(ClientCommand { id, confirmed: 0, credentials, request });
-            match self.state.apply(stamp(now), &command) {
-                CommandReply::Client(reply) => reply,
-                other => panic!("{other:?}"),
-            }
-        }
-
         fn create(&mut self) -> Attributes {
             let made = self.ask(
                 10,
@@ -222,10 +203,6 @@ mod tests {
             let Reply::Entry { attributes, .. } = made else { panic!("{made:?}") };
             attributes
         }
-    }
-
-    fn stamp(now: i64) -> Stamp {
-        Stamp { now: Timestamp(now), ..Stamp::default() }
     }
 
     fn time() -> impl Strategy<Value = Option<SetTime>> {
@@ -251,11 +228,11 @@ mod tests {
         /// What the holder did and then flushed leaves what the master would have made of the same calls.
         #[test]
         fn a_holder_decides_as_the_master_would(steps in prop::collection::vec((changes(), prop::option::of(0..9_999_u64)), 1..8)) {
-            let (mut asked, mut told) = (Master::new(), Master::new());
+            let who = Credentials { uid: 7, gid: 7, groups: vec![], check: false };
+            let (mut asked, mut told) = (Master::new(who.clone()), Master::new(who.clone()));
             let before = asked.create();
             prop_assert_eq!(&before, &told.create());
             let inode = before.inode;
-            let who = Credentials { uid: 7, gid: 7, groups: vec![], check: false };
             let mut held = before.clone();
             for (now, (changes, size)) in (20..).zip(steps) {
                 if change(&mut held, &who, &changes, Timestamp(now)) {

@@ -98,7 +98,12 @@ impl Fs {
     pub(super) async fn done(&self, call: &Call, request: Request) -> Result<()> {
         match self.client.mutate(&call.context, request).await?.reply {
             Reply::Refused(refusal) => Err(refusal.into()),
-            _ => Ok(()),
+            Reply::Done
+            | Reply::Entry { .. }
+            | Reply::Attributes { .. }
+            | Reply::Chunks(_)
+            | Reply::Flushed(_)
+            | Reply::Inodes(_) => Ok(()),
         }
     }
 

@@ -604,12 +604,10 @@ impl SoftPart {
                         Some(Kind::Create(create)) => create.kind.as_ref().map_or(0, |kind| kind.file_type),
                         _ => continue,
                     };
-                    match made {
-                        made if made == FileType::Directory as u32 => (),
-                        made if made == FileType::File as u32 && step.delegate => {
-                            flushed.made.push(InodeId(step.inode));
-                        }
-                        _ => flushed.nodes.push(InodeId(step.inode)),
+                    if made == FileType::File as u32 && step.delegate {
+                        flushed.made.push(InodeId(step.inode));
+                    } else if made != FileType::Directory as u32 {
+                        flushed.nodes.push(InodeId(step.inode));
                     }
                 }
                 Self::Flush(flushed)

@@ -2,14 +2,12 @@
 
 use super::{Child, Decision, Holder, Node, refused};
 use crate::ids::InodeId;
+use crate::meta::delegations::{SET_ID, set};
 use crate::meta::namespace::{NAME_MAX, check_name, directory_size, is_dot, new_attributes};
 use crate::meta::request::{
     AttributeChanges, Attributes, Credentials, FileType, NodeKind, Refusal, RenameMode, Reply, Request, SetTime,
     Timestamp,
 };
-
-/// Set-id bits, of which the master decides outside directories.
-const SET_ID: u16 = 0o6000;
 
 impl Holder {
     /// Does a call by `who` at `now`, if it is about held directories alone. What is done is shown from then on, and is to be told.
@@ -199,25 +197,11 @@ impl Holder {
             return Ok(Decision::Done(Reply::Attributes { attributes: before, pending_shrink: false }));
         }
         let now = now.max(before.ctime);
-        let fixed = |set: &SetTime| match set {
-            SetTime::Now => SetTime::At(now),
-            SetTime::At(time) => SetTime::At(*time),
-        };
-        let value = |set: Option<SetTime>, known: Timestamp| match set {
-            Some(SetTime::At(time)) => time,
-            Some(SetTime::Now) => now,
-            None => known,
-        };
-        let (atime, mtime) = (atime.as_ref().map(fixed), mtime.as_ref().map(fixed));
-        let after = Attributes {
-            mode: mode.map_or(before.mode, |mode| mode & 0o7777),
-            uid: uid.unwrap_or(before.uid),
-            gid: gid.unwrap_or(before.gid),
-            atime: value(atime, before.atime),
-            mtime: value(mtime, before.mtime),
-            ctime: now,
-            ..before
-        };
+        let mut after = before;
+        set(&mut after, changes, now);
+        // The master sets what is shown here, whatever its clock says then.
+        let atime = atime.map(|_| SetTime::At(after.atime));
+        let mtime = mtime.map(|_| SetTime::At(after.mtime));
         if let Some(directory) = self.directories.get_mut(&inode) {
             directory.attributes = after.clone();
             directory.used = now;

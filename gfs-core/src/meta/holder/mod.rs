@@ -9,7 +9,10 @@ mod decide;
 #[cfg(test)]
 mod tests;
 
-use super::request::{Attributes, FileType, NameStep, Refusal, Reply, Request, Timestamp};
+use super::namespace::access_is_due;
+use super::request::{
+    AttributeChanges, Attributes, FileType, NameStep, NodeKind, Refusal, Reply, Request, SetTime, Timestamp,
+};
 use crate::ids::InodeId;
 use std::collections::{HashMap, VecDeque};
 
@@ -125,16 +128,6 @@ impl Holder {
         self.directories.is_empty() && self.told == self.last
     }
 
-    /// How many directories are held.
-    pub fn len(&self) -> usize {
-        self.directories.len()
-    }
-
-    /// Whether no directory is held.
-    pub fn is_empty(&self) -> bool {
-        self.directories.is_empty()
-    }
-
     /// Whether a directory is held, or being given back.
     pub fn holds(&self, inode: InodeId) -> bool {
         self.directories.contains_key(&inode)
@@ -188,12 +181,12 @@ impl Holder {
     /// Sets the access time of a held directory as a read does; false when that is the master's to do.
     pub fn touch_access(&mut self, inode: InodeId, now: Timestamp) -> bool {
         let Some(directory) = self.directories.get_mut(&inode).filter(|of| !of.ending) else { return false };
-        if super::namespace::access_is_due(&directory.attributes, now) && directory.attributes.atime < now {
+        if access_is_due(&directory.attributes, now) && directory.attributes.atime < now {
             directory.attributes.atime = now;
-            let changes = super::request::AttributeChanges {
-                atime: Some(super::request::SetTime::At(now)),
+            let changes = AttributeChanges {
+                atime: Some(SetTime::At(now)),
                 ctime: Some(directory.attributes.ctime),
-                ..Default::default()
+                ..AttributeChanges::default()
             };
             self.remember((0, 0), now, InodeId(0), Request::SetAttributes { inode, changes }, &[inode]);
         }
@@ -262,6 +255,11 @@ impl Holder {
     /// The number of the last step.
     pub fn last_step(&self) -> u64 {
         self.last
+    }
+
+    /// The number of the last step that the master knows.
+    pub fn told_step(&self) -> u64 {
+        self.told
     }
 
     /// When the last step that waits to be told was done.
@@ -354,7 +352,6 @@ impl Holder {
 
 /// Roughly the bytes of a step.
 fn size_of(request: &Request) -> usize {
-    use super::request::NodeKind;
     match request {
         Request::Create { name, kind: NodeKind::Symlink(target), .. } => name.len() + target.len() + 64,
         Request::Create { name, .. } | Request::Unlink { name, .. } | Request::Rmdir { name, .. } => name.len() + 64,

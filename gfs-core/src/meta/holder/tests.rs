@@ -1,45 +1,16 @@
 //! A holder and the master that it tells later, against a master that is asked each time.
 
 use super::{Decision, Holder};
-use crate::ids::{ClusterId, InodeId, OperationId, ROOT, SessionId};
-use crate::meta::command::{Command, CommandReply, Stamp};
+use crate::ids::{InodeId, ROOT};
+use crate::meta::command::{Command, Stamp};
 use crate::meta::request::{
-    Answer, AttributeChanges, Attributes, ClientCommand, Credentials, FileType, NodeKind, Query, Refusal, RenameMode,
-    Reply, Request, SetTime, Timestamp,
+    Answer, AttributeChanges, Attributes, Credentials, FileType, NodeKind, Query, Refusal, RenameMode, Reply, Request,
+    SetTime, Timestamp,
 };
-use crate::meta::state::State;
+use crate::meta::tests::master::Master;
 use proptest::prelude::*;
 
-struct Master {
-    state: State,
-    session: SessionId,
-    operation: u64,
-}
-
 impl Master {
-    fn new() -> Self {
-        let mut state = State::format(ClusterId(1), 64 << 20, 3, 0o755, Timestamp(0));
-        let open = Command::OpenSession { nonce: 1, description: String::new() };
-        let CommandReply::Session(session) = state.apply(Stamp::default(), &open) else { panic!("no session") };
-        Self { state, session, operation: 0 }
-    }
-
-    fn ask_as(&mut self, credentials: &Credentials, now: i64, request: Request) -> Reply {
-        self.operation += 1;
-        let id = OperationId { session: self.session, operation: self.operation };
-        let credentials = credentials.clone();
-        let command = ClientCommand { id, confirmed: self.operation - 1, credentials, request };
-        let stamp = Stamp { now: Timestamp(now), seed: 0 };
-        match self.state.apply(stamp, &Command::Client(command)) {
-            CommandReply::Client(reply) => reply,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn ask(&mut self, now: i64, request: Request) -> Reply {
-        self.ask_as(&Credentials::default(), now, request)
-    }
-
     fn make(&mut self, parent: InodeId, name: &str, hold: bool) -> Attributes {
         match self.ask(1, make(parent, name.as_bytes(), NodeKind::Directory, hold)) {
             Reply::Entry { attributes, created: true } => attributes,
@@ -70,7 +41,7 @@ fn make(parent: InodeId, name: &[u8], kind: NodeKind, hold: bool) -> Request {
 
 /// A master whose session holds one directory, with numbers in stock.
 fn held() -> (Master, Holder, Attributes) {
-    let mut master = Master::new();
+    let mut master = Master::new(Credentials::default());
     let directory = master.make(ROOT, "d", true);
     let mut holder = Holder::default();
     holder.given(&directory, (ROOT, b"d"));
@@ -218,7 +189,7 @@ proptest! {
     #[test]
     fn a_holder_decides_as_the_master_would(steps in steps()) {
         let (mut told, mut holder, directory) = held();
-        let mut asked = Master::new();
+        let mut asked = Master::new(Credentials::default());
         let other = asked.make(ROOT, "d", false);
         asked.ask(1, Request::ReserveInodes { count: 100 });
         // The same directories, by their numbers here and there.

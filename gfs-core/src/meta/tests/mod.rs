@@ -3,6 +3,7 @@
 mod checkpoint;
 mod cluster;
 mod files;
+pub(super) mod master;
 mod once;
 mod random;
 mod shrink;
