@@ -6,13 +6,15 @@ use crate::control::heartbeat::{Heartbeats, Notice};
 use crate::control::lease::Moment;
 use crate::control::master::{MasterClient, MasterError};
 use crate::control::{Shared, orders};
-use crate::driver::{Driver, Parts};
+use crate::driver::{Driver, Loans, Parts};
 use crate::service::data::DataService;
-use crate::store::{Store, StoreError, StoreOptions};
+use crate::service::lend;
+use crate::store::{Alarm, Store, StoreError, StoreOptions};
 use gfs_core::ids::{ClusterId, ServerId};
 use gfs_daemon::http::{self, Health};
 use gfs_daemon::life::{self, BindError};
 use gfs_daemon::metrics::Metrics;
+use gfs_local::Ledger;
 use gfs_net::{DataPool, PoolOptions, ServeLimits};
 use gfs_proto::{PROTOCOL, v1};
 use std::io::Read;
@@ -82,6 +84,7 @@ pub struct Server {
     metrics: Metrics,
     pace: scrub::Pace,
     stop: watch::Sender<bool>,
+    ledger: Option<Arc<Ledger>>,
 }
 
 impl Server {
@@ -111,6 +114,9 @@ impl Server {
             if !config.boot_id.is_empty() {
                 options.boot_id = Some(config.boot_id.clone());
             }
+            let loans: Arc<Loans> = Arc::default();
+            let lent = loans.clone();
+            options.alarm = Alarm(Some(Arc::new(move || lent.take_all_back())));
             let opening = tokio::task::spawn_blocking(move || Store::open(options));
             let store =
                 Arc::new(opening.await.map_err(|error| io("opening the store")(std::io::Error::other(error)))??);
@@ -123,6 +129,11 @@ impl Server {
             tracing::info!(server = me, %cluster, advertised = registration.address, "registered");
             let shared = Arc::new(Shared::default());
             shared.set_usage(&store.usage());
+            let ledger = open_ledger(&registration, Duration::from_millis(answer.lease_ms.into())).await?;
+            if let Some((ledger, server)) = &ledger {
+                loans.open(ledger.clone(), registration.incarnation, *server);
+                shared.lease.show_in(ledger.clone());
+            }
             let driver = Driver::new(Parts {
                 me: ServerId(me),
                 incarnation: registration.incarnation,
@@ -130,6 +141,7 @@ impl Server {
                 pool: DataPool::new(PoolOptions { cluster, ..PoolOptions::default() }),
                 master,
                 shared: shared.clone(),
+                loans,
                 parallel_fills: config.parallel_fills,
             });
             let (sender, notices) = mpsc::channel(NOTICES);
@@ -164,6 +176,7 @@ impl Server {
                 metrics,
                 pace,
                 stop,
+                ledger: ledger.map(|(ledger, _)| ledger),
             })
         })
     }
@@ -180,7 +193,18 @@ impl Server {
     pub fn run(self, shutdown: watch::Receiver<bool>) -> Boxed<'static, Result<(), ServerError>> {
         Box::pin(async move {
             let Self {
-                driver, listener, http_listener, cluster, heartbeats, notices, health, metrics, pace, stop, ..
+                driver,
+                listener,
+                http_listener,
+                cluster,
+                heartbeats,
+                notices,
+                health,
+                metrics,
+                pace,
+                stop,
+                ledger,
+                ..
             } = self;
             let stopping = stop.subscribe();
             let heartbeat =
@@ -189,6 +213,7 @@ impl Server {
             let handler = Arc::new(DataService::new(driver.clone()));
             tasks.spawn(gfs_net::serve(listener, cluster, handler, ServeLimits::default(), stopping.clone()));
             let counts = watch_scrub(&metrics);
+            tasks.spawn(lend::run(driver.clone(), cluster, stopping.clone()));
             tasks.spawn(scrub::run(driver.clone(), pace, counts, stopping.clone()));
             tasks.spawn(serve_http(http_listener, health.clone(), metrics, stopping.clone()));
             tasks.spawn(take_notices(driver.clone(), notices));
@@ -204,6 +229,9 @@ impl Server {
             life::wait(shutdown).await;
             health.set_failing("stopping");
             stop.send_replace(true);
+            if let Some(ledger) = ledger {
+                ledger.end();
+            }
             let ended = tokio::time::timeout(STOP_LIMIT, async { while tasks.join_next().await.is_some() {} }).await;
             if ended.is_err() {
                 tracing::warn!("some requests did not end in time");
@@ -281,6 +309,26 @@ async fn register(master: &MasterClient, request: &v1::RegisterRequest) -> Resul
 fn cluster_of(answer: &v1::RegisterAnswer) -> Result<ClusterId, ServerError> {
     let bytes: [u8; 16] = answer.cluster[..].try_into().map_err(|_| ServerError::BadAnswer("cluster id"))?;
     Ok(ClusterId(u128::from_be_bytes(bytes)))
+}
+
+/// The page in which loans are shown, with the id that it goes by. Those of a process that was killed end before this one serves.
+async fn open_ledger(
+    registration: &v1::RegisterRequest,
+    lease: Duration,
+) -> Result<Option<(Arc<Ledger>, u128)>, ServerError> {
+    let uuid: [u8; 16] = registration.uuid[..].try_into().map_err(|_| ServerError::BadAnswer("uuid"))?;
+    let server = u128::from_be_bytes(uuid);
+    let path = gfs_local::ledger::path_of(server);
+    match Ledger::create(&path, registration.incarnation) {
+        Ok(ledger) => Ok(Some((Arc::new(ledger), server))),
+        Err(error) => {
+            let path = path.display();
+            tracing::warn!(%path, %error, "clients of this machine cannot read replicas in place: they ask as all others do");
+            // Loans of an earlier process that could not be ended are over with its lease.
+            tokio::time::sleep(lease).await;
+            Ok(None)
+        }
+    }
 }
 
 async fn adopt(

@@ -11,6 +11,7 @@ use crate::limit::{CallContext, CallLimit};
 use crate::locations::{FileCache, Fresh, Locations, Window, windows_of};
 use crate::locks::LockBook;
 use crate::names::Entry;
+use crate::near::Near;
 use crate::reserve::{Allocator, Reserve};
 use crate::session::{Arrival, Call, Concerned, Session, SessionOptions};
 use crate::target::Target;
@@ -37,6 +38,8 @@ pub struct ClientOptions {
     pub connect_limit: Duration,
     /// File bytes that may be on their way at the same time.
     pub bytes_in_flight: u64,
+    /// Whether replicas on this machine are read in place.
+    pub local: bool,
 }
 
 impl Default for ClientOptions {
@@ -46,6 +49,7 @@ impl Default for ClientOptions {
             call_limit: Duration::from_secs(60),
             connect_limit: Duration::from_secs(30),
             bytes_in_flight: 64 << 20,
+            local: true,
         }
     }
 }
@@ -142,10 +146,18 @@ impl Client {
             let pool = DataPool::new(PoolOptions { cluster, ..PoolOptions::default() });
             let locations = Arc::new(Locations::new());
             let allocator = Allocator { session: session.clone(), locations: locations.clone() };
+            let near = Near::new(options.local.then_some(cluster));
+            tokio::spawn(crate::near::run(Arc::downgrade(&near)));
             let budget_units = (options.bytes_in_flight / BUDGET_UNIT).clamp(1, 1 << 24) as u32;
             let inner = Inner {
                 masters,
-                data: DataPath::new(pool, session.clone(), locations.clone(), concerned.locks.clone()),
+                data: DataPath {
+                    pool,
+                    session: session.clone(),
+                    locations: locations.clone(),
+                    locks: concerned.locks.clone(),
+                    near,
+                },
                 session,
                 grants: concerned.grants,
                 cache: concerned.files,

@@ -8,6 +8,7 @@ use crate::files::PIECE;
 use crate::limit::{CallLimit, WaitsFor};
 use crate::locations::{Locations, Peer};
 use crate::locks::LockBook;
+use crate::near::Near;
 use crate::session::{Call, DataOperation, Session};
 use bytes::Bytes;
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId, ServerId};
@@ -138,6 +139,7 @@ pub(crate) struct DataPath {
     pub(crate) session: Arc<Session>,
     pub(crate) locations: Arc<Locations>,
     pub(crate) locks: Arc<LockBook>,
+    pub(crate) near: Arc<Near>,
 }
 
 /// What a member's answer means for a read.
@@ -189,10 +191,6 @@ impl Backoff {
 }
 
 impl DataPath {
-    pub(crate) fn new(pool: DataPool, session: Arc<Session>, locations: Arc<Locations>, locks: Arc<LockBook>) -> Self {
-        Self { pool, session, locations, locks }
-    }
-
     /// As `change`, of a range that is to read as zeros.
     pub(crate) async fn zero(
         &self,
@@ -304,6 +302,10 @@ impl DataPath {
         in_a_row: bool,
         limit: &CallLimit,
     ) -> Result<Bytes, DataFailure> {
+        let range = (offset, length as usize);
+        if let Some(bytes) = limit.run("read", self.near.read(piece, range, in_a_row, &self.locations)).await? {
+            return Ok(bytes);
+        }
         let members = self.locations.configuration(piece.handle).map_or(0, |known| known.members.len());
         let ahead = if in_a_row && length >= LEAST_AHEAD { ahead(members) } else { 0 };
         self.ask_members(piece, offset, Op::Read(v1::Read { offset, length, ahead }), limit, |reply, payload| {

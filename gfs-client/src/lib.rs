@@ -21,6 +21,7 @@ mod liveness;
 mod locations;
 mod locks;
 mod names;
+mod near;
 pub mod path;
 mod reserve;
 mod session;

@@ -4,6 +4,7 @@
 //! decided here; finding masters, open files, retry and file bytes are the client library's.
 #![warn(missing_docs)]
 
+mod desks;
 pub mod errno;
 pub mod fs;
 pub mod mount;

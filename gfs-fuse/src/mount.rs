@@ -123,6 +123,7 @@ async fn connect(target: Target, mountpoint: &Path, options: &MountOptions) -> R
             description: format!("mount {} pid {}", mountpoint.display(), std::process::id()),
             call_limit: options.call_timeout,
             connect_limit: deadline.saturating_duration_since(Instant::now()),
+            local: options.local,
             ..ClientOptions::default()
         };
         let attempt = tokio::time::timeout_at(deadline, Client::connect(target.clone(), client_options)).await;

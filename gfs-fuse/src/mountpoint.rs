@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Read-ahead for what goes by the page cache: one request of the largest size.
-const READ_AHEAD_KIB: u32 = 1024;
+const READ_AHEAD_KIB: u32 = 4096;
 
 /// Why nothing can be mounted there; each one line.
 #[derive(Debug, thiserror::Error)]

@@ -2,6 +2,7 @@
 //!
 //! This room and `session` alone know the transport. What an operation means is decided in `fs`.
 
+use crate::desks::Desks;
 use crate::errno::{Errno, Result};
 use crate::fs::attributes::{self, to_system_time};
 use crate::fs::directory::Page;
@@ -31,10 +32,41 @@ const GENERATION: Generation = Generation(0);
 
 /// The mounted file system as the transport calls it.
 pub struct Operations {
-    fs: Arc<Fs>,
-    runtime: Handle,
+    runner: Runner,
+    /// Reads that the threads of the session do by themselves.
+    reads: Arc<Desks<Read>>,
     file_flags: FopenFlags,
     ended: Option<oneshot::Sender<()>>,
+}
+
+/// What requests are carried out with.
+#[derive(Clone)]
+struct Runner {
+    fs: Arc<Fs>,
+    runtime: Handle,
+}
+
+/// Who asks, and the number of the request.
+#[derive(Clone, Copy)]
+struct Asker {
+    caller: Caller,
+    unique: u64,
+}
+
+impl Asker {
+    fn of(request: &Request) -> Self {
+        let caller = Caller { uid: request.uid(), gid: request.gid(), tid: request.pid() };
+        Self { caller, unique: request.unique().0 }
+    }
+}
+
+/// A read of the kernel.
+struct Read {
+    asker: Asker,
+    file: u64,
+    offset: u64,
+    size: u32,
+    reply: ReplyData,
 }
 
 impl From<Errno> for fuser::Errno {
@@ -53,20 +85,14 @@ macro_rules! answer {
     };
 }
 
-impl Operations {
-    /// Serves `fs`, doing the work that waits on `runtime`. `ended` is told when the kernel is done with it.
-    pub fn new(fs: Arc<Fs>, runtime: Handle, ended: oneshot::Sender<()>) -> Self {
-        Self { fs, runtime, file_flags: FopenFlags::empty(), ended: Some(ended) }
-    }
-
-    fn run<F, Fut>(&self, name: &'static str, request: &Request, wait: Wait, work: F)
+impl Runner {
+    fn run<F, Fut>(&self, name: &'static str, asker: Asker, wait: Wait, work: F)
     where
         F: FnOnce(Arc<Fs>, Call) -> Fut,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let caller = Caller { uid: request.uid(), gid: request.gid(), tid: request.pid() };
-        let span = tracing::debug_span!("fuse", op = name, unique = request.unique().0, tid = caller.tid);
-        let call = self.fs.call(name, caller, wait);
+        let span = tracing::debug_span!("fuse", op = name, unique = asker.unique, tid = asker.caller.tid);
+        let call = self.fs.call(name, asker.caller, wait);
         let loose = self.fs.is_loose().then(|| (Arc::clone(&self.fs), call.context.clone()));
         let work = work(Arc::clone(&self.fs), call);
         let work = async move {
@@ -81,6 +107,32 @@ impl Operations {
         if work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             self.runtime.spawn(work);
         }
+    }
+
+    fn read(&self, read: Read) {
+        let Read { asker, file, offset, size, reply } = read;
+        self.run("read", asker, Wait::Other, move |fs, call| async move {
+            answer!(reply, fs.read(&call, file, offset, size).await, data => reply.data(&data));
+        });
+    }
+}
+
+impl Operations {
+    /// Serves `fs`, doing the work that waits on `runtime`. `ended` is told when the kernel is done with it.
+    pub fn new(fs: Arc<Fs>, runtime: Handle, ended: oneshot::Sender<()>) -> Self {
+        let runner = Runner { fs, runtime };
+        let reads: Arc<Desks<Read>> = Arc::default();
+        let (rescuer, watched) = (runner.clone(), reads.clone());
+        runner.runtime.spawn(async move { watched.watch(|read| rescuer.read(read)).await });
+        Self { runner, reads, file_flags: FopenFlags::empty(), ended: Some(ended) }
+    }
+
+    fn run<F, Fut>(&self, name: &'static str, request: &Request, wait: Wait, work: F)
+    where
+        F: FnOnce(Arc<Fs>, Call) -> Fut,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.runner.run(name, Asker::of(request), wait, work);
     }
 
     fn waiting<F, Fut>(&self, name: &'static str, request: &Request, work: F)
@@ -224,7 +276,7 @@ fn fill_plus(fs: &Fs, directory: InodeId, page: &Page, offset: u64, mut reply: R
 
 impl Filesystem for Operations {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        self.file_flags = crate::session::negotiate(config, self.fs.cache());
+        self.file_flags = crate::session::negotiate(config, self.runner.fs.cache());
         Ok(())
     }
 
@@ -408,9 +460,19 @@ impl Filesystem for Operations {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.waiting("read", request, move |fs, call| async move {
-            answer!(reply, fs.read(&call, fh.0, offset, size).await, data => reply.data(&data));
-        });
+        let read = Read { asker: Asker::of(request), file: fh.0, offset, size, reply };
+        let seat = match self.reads.sit_down(read) {
+            Ok(seat) => seat,
+            Err(read) => return self.runner.read(read),
+        };
+        let _runtime = self.runner.runtime.enter();
+        let data = self.runner.fs.read_near(fh.0, offset, size);
+        // Whoever has taken it away answers it.
+        match (seat.get_up(), data) {
+            (Some(read), Some(data)) => read.reply.data(&data),
+            (Some(read), None) => self.runner.read(read),
+            (None, _) => {}
+        }
     }
 
     fn write(
@@ -454,7 +516,7 @@ impl Filesystem for Operations {
         reply: ReplyEmpty,
     ) {
         // Begun here, in order of arrival, so that a lock asked right after a close can see that one is being given up.
-        let released = self.fs.begin_release(fh.0, lock_owner.map(|owner| owner.0));
+        let released = self.runner.fs.begin_release(fh.0, lock_owner.map(|owner| owner.0));
         self.simple(
             "release",
             request,
@@ -468,7 +530,7 @@ impl Filesystem for Operations {
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let number = self.fs.open_directory(self.fs.inner(ino.0));
+        let number = self.runner.fs.open_directory(self.runner.fs.inner(ino.0));
         reply.opened(FileHandle(number), FopenFlags::empty());
     }
 
@@ -487,11 +549,11 @@ impl Filesystem for Operations {
     }
 
     fn releasedir(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        answer!(reply, self.fs.close_directory(fh.0), () => reply.ok());
+        answer!(reply, self.runner.fs.close_directory(fh.0), () => reply.ok());
     }
 
     fn fsyncdir(&self, request: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let inode = self.fs.inner(ino.0);
+        let inode = self.runner.fs.inner(ino.0);
         self.simple("fsyncdir", request, reply, move |fs, call| async move { fs.sync_directory(&call, inode).await });
     }
 

@@ -59,6 +59,8 @@ pub struct MountOptions {
     pub call_timeout: Duration,
     /// What the kernel may cache.
     pub cache: CacheMode,
+    /// Whether replicas on this machine are read in place.
+    pub local: bool,
     /// Log file directory.
     pub log_dir: Option<PathBuf>,
     /// Log level.
@@ -77,6 +79,7 @@ impl Default for MountOptions {
             mount_timeout: Duration::from_secs(30),
             call_timeout: Duration::from_secs(60),
             cache: CacheMode::default(),
+            local: true,
             log_dir: None,
             log_level: "warn".into(),
         }
@@ -193,6 +196,7 @@ impl MountOptions {
             "mount_timeout" => self.mount_timeout = seconds("mount_timeout", value)?,
             "call_timeout" => self.call_timeout = seconds("call_timeout", value)?,
             "cache" => self.cache = cache(value)?,
+            "local" => self.local = local(value)?,
             "log_dir" if value.is_empty() => return Err(value_error("log_dir", value, "a directory")),
             "log_dir" => self.log_dir = Some(PathBuf::from(value)),
             "log_level" => {
@@ -223,6 +227,14 @@ fn seconds(name: &'static str, value: &str) -> Result<Duration, OptionError> {
     match value.parse::<u64>() {
         Ok(count @ 1..=86_400) => Ok(Duration::from_secs(count)),
         _ => Err(value_error(name, value, SECONDS)),
+    }
+}
+
+fn local(value: &str) -> Result<bool, OptionError> {
+    match value {
+        "auto" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(value_error("local", value, "auto or off")),
     }
 }
 
@@ -295,7 +307,15 @@ mod tests {
             parsed("mount_timeout=soon").unwrap_err().to_string(),
             "mount option `mount_timeout=soon`: expected seconds, 1 to 86400"
         );
-        for list in ["mount_timeout=0", "call_timeout=-1", "cache=everything", "subdir=", "subdir", "log_level=loud"] {
+        for list in [
+            "mount_timeout=0",
+            "call_timeout=-1",
+            "cache=everything",
+            "local=yes",
+            "subdir=",
+            "subdir",
+            "log_level=loud",
+        ] {
             assert!(matches!(parsed(list), Err(OptionError::Value { .. })), "{list}");
         }
         assert_eq!(parsed("ro=yes"), Err(OptionError::NoValue("ro")));
@@ -311,6 +331,12 @@ mod tests {
     #[test]
     fn escaped_comma_belongs_to_the_value() {
         assert_eq!(parsed(r"subdir=/a\,b,ro").unwrap().subdir, Some(b"/a,b".to_vec()));
+    }
+
+    #[test]
+    fn replicas_of_this_machine_are_read_in_place_unless_that_is_off() {
+        assert!(parsed("ro").unwrap().local && parsed("local=off,local=auto").unwrap().local);
+        assert!(!parsed("local=off").unwrap().local);
     }
 
     #[test]

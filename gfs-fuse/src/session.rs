@@ -2,6 +2,7 @@
 //!
 //! This room and `ops` alone know the transport.
 
+use crate::desks::DESKS;
 use crate::fs::{Fs, PageCache};
 use crate::ops::Operations;
 use crate::options::{CacheMode, KernelFlag, MountOptions};
@@ -119,7 +120,8 @@ fn config(options: &MountOptions, source: &str, privileged: bool) -> Config {
         (false, false) => SessionACL::Owner,
     };
     let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    config.n_threads = Some(processors.clamp(2, 4));
+    // Those that wait for a disk by themselves are not missed.
+    config.n_threads = Some(processors.clamp(2, 4) + DESKS);
     // A user whose only way to the device is fusermount3 cannot open it again.
     config.clone_fd = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok();
     config

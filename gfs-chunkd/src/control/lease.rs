@@ -3,7 +3,9 @@
 //! It counts from the sending of the heartbeat that was answered, on a clock that goes on while the machine sleeps, and
 //! ends here before it can end at the master.
 
+use gfs_local::Ledger;
 use parking_lot::Mutex;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How much earlier than the master this server takes its lease for ended.
@@ -43,9 +45,17 @@ struct Held {
 #[derive(Debug, Default)]
 pub struct Lease {
     held: Mutex<Held>,
+    /// Where those who read lent replicas look.
+    ledger: OnceLock<Arc<Ledger>>,
 }
 
 impl Lease {
+    /// Has renewals shown in a ledger too, from the next one on.
+    pub fn show_in(&self, ledger: Arc<Ledger>) {
+        // There is one a process.
+        let _ = self.ledger.set(ledger);
+    }
+
     /// The heartbeat sent at `sent` was answered: the master's lease lasts `duration` from then.
     pub fn renew(&self, sent: Moment, duration: Duration) {
         self.renew_at(Moment::now(), sent, duration);
@@ -63,6 +73,9 @@ impl Lease {
                 held.term += 1;
                 held.until = Some(until);
             }
+        }
+        if let (Some(ledger), Some(Moment(until))) = (self.ledger.get(), held.until) {
+            ledger.renew(held.term, until);
         }
     }
 

@@ -84,6 +84,7 @@ fn leave(driver: &Arc<Driver>, handle: ChunkHandle, epoch: Epoch) {
     if slot.epoch() > epoch || slot.role() == Role::Outside || !slot.leave(epoch) {
         return;
     }
+    driver.loans.take_back(&slot);
     driver.push_later(&slot, Job::Broken { kind: ProblemKind::Retired, detail: "asked to leave".into() });
     driver.ask_to_leave(slot, epoch);
 }

@@ -97,6 +97,9 @@ impl Driver {
             drop(state);
             return self.refuse(job, Status::NoChunk);
         }
+        if !job.changes_nothing() {
+            self.loans.take_back(slot);
+        }
         self.refresh_lease(slot, &mut state);
         match job {
             Job::Event(event) => self.feed(slot, &mut state, event),

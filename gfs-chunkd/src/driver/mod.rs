@@ -6,12 +6,14 @@
 mod digest;
 mod jobs;
 mod lanes;
+mod loans;
 mod peers;
 mod perform;
 mod read;
 mod slot;
 pub mod wire;
 
+pub use loans::Loans;
 pub use read::ReadKind;
 pub use slot::{Job, MAX_JOBS, Mutate, Slot, State, Waiter};
 
@@ -63,6 +65,8 @@ pub struct Parts {
     pub master: MasterClient,
     /// Lease, load, problems.
     pub shared: Arc<Shared>,
+    /// Replicas that clients of this machine have borrowed.
+    pub loans: Arc<Loans>,
     /// Replicas that are filled at a time.
     pub parallel_fills: usize,
 }
@@ -87,6 +91,8 @@ pub struct Driver {
     pub deletions: Deletions,
     /// Tails that are being zeroed: (chunk, epoch of the order).
     pub zeroing: Mutex<BTreeSet<(ChunkHandle, u32)>>,
+    /// Replicas that clients of this machine have borrowed.
+    pub loans: Arc<Loans>,
     pub(crate) pool: DataPool,
     pub(crate) fills: Semaphore,
     pub(crate) ahead: Arc<Semaphore>,
@@ -111,6 +117,7 @@ impl Driver {
             reports: Reports::default(),
             deletions: Deletions::default(),
             zeroing: Mutex::default(),
+            loans: parts.loans,
             pool: parts.pool,
             fills: Semaphore::new(parts.parallel_fills.max(1)),
             ahead: Arc::new(Semaphore::new(AHEAD)),

@@ -152,6 +152,7 @@ impl Driver {
     fn push_and_wait(self: &Arc<Self>, slot: &Arc<Slot>, event: Event) {
         let mut state = slot.state.lock();
         if !state.gone {
+            self.loans.take_back(slot);
             self.feed(slot, &mut state, event);
             slot.publish(&state);
         }

@@ -92,6 +92,11 @@ pub enum Job {
 }
 
 impl Job {
+    /// Whether what readers of the replica see stays as it is, whatever comes of the job.
+    pub fn changes_nothing(&self) -> bool {
+        matches!(self, Self::Sync { .. } | Self::Query { .. } | Self::Event(Event::Flushed { ok: true, .. }))
+    }
+
     /// Whether it takes longer than a task may be held up.
     pub fn is_heavy(&self) -> bool {
         match self {
@@ -194,6 +199,8 @@ pub struct Slot {
     waiting: AtomicBool,
     /// The newest epoch in which this server has left; 0 is none.
     left: AtomicU32,
+    /// The place of its loan in the ledger, plus one; 0 is none. Only for `super::loans`.
+    pub(super) loan: AtomicU32,
 }
 
 impl Slot {
@@ -209,6 +216,7 @@ impl Slot {
             settled: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             left: AtomicU32::new(0),
+            loan: AtomicU32::new(0),
         };
         slot.publish(&slot.state.lock());
         slot

@@ -96,7 +96,7 @@ impl Chunk {
     }
 
     /// Puts the overlay in place and answers the count of changes so far.
-    fn settle(&self) -> Result<u64, StoreError> {
+    pub fn settle(&self) -> Result<u64, StoreError> {
         let mut state = self.state.write();
         if !state.dead {
             self.drain_overlay(&mut state)?;

@@ -213,7 +213,9 @@ impl Disk {
                     *kept = Some(reason.clone());
                 }
                 drop(kept);
-                self.failed.store(true, Ordering::Release);
+                if !self.failed.swap(true, Ordering::AcqRel) {
+                    self.options.alarm.ring();
+                }
                 Err(StoreError::DiskFailed { path: self.path.clone(), reason })
             }
             Err(StoreError::Journal { source, .. }) if source.is_no_space() => {

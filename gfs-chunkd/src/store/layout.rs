@@ -12,77 +12,26 @@
 //! The state slots are written in turn; the valid one with the higher counter counts.
 
 use super::codec::{OPERATION, Put, Take};
-use super::types::{BlockInfo, ChunkHeader};
+use super::types::ChunkHeader;
 use crc_fast::crc32_iscsi;
-use gfs_core::ids::{BlockVersion, ChunkHandle, ClusterId, Epoch, Generation, InodeId, Sequence};
+use gfs_core::ids::{ChunkHandle, ClusterId, Generation, InodeId, Sequence};
 use gfs_core::meta::request::{Configuration, Stored};
 use gfs_core::replica::OperationRecord;
+pub use gfs_local::layout::BLOCK;
+pub(crate) use gfs_local::layout::{
+    ENTRY, Geometry, HEADER, SLOT, ZERO_CRC, ZEROED, blocks_of, decode_entry, encode_entry,
+};
 
-/// Bytes of a checksum block.
-pub const BLOCK: u64 = 4096;
 /// The same as a shift.
 pub(crate) const BLOCK_SHIFT: u32 = 12;
-/// Bytes of an entry of the block table.
-pub(crate) const ENTRY: usize = 16;
-/// Bytes of the identity header.
-pub(crate) const HEADER: usize = 4096;
-/// Bytes reserved for a state slot.
-pub(crate) const SLOT: u64 = 64 << 10;
 /// The longest path hint.
 pub(crate) const PATH_HINT: usize = 2048;
 /// Operation records kept in a state slot: the newest.
 pub(crate) const SLOT_OPERATIONS: usize = 1536;
-/// The bit of an entry's epoch that says that the block was punched out.
-pub(crate) const ZEROED: u32 = 1 << 31;
-/// CRC32C of a block of zeros.
-pub(crate) const ZERO_CRC: u32 = 0x98f9_4189;
 
 const HEADER_MAGIC: &[u8; 8] = b"GFSCHNK\x01";
 const SLOT_MAGIC: &[u8; 8] = b"GFSSTAT\x01";
 const VERSION: u32 = 1;
-
-/// Where things are in a chunk file of a given chunk size.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Geometry {
-    pub chunk_size: u64,
-}
-
-impl Geometry {
-    /// Whether the size can be a chunk's.
-    pub fn is_valid(chunk_size: u64) -> bool {
-        chunk_size >= BLOCK && chunk_size.is_multiple_of(BLOCK) && chunk_size <= 1 << 30
-    }
-
-    pub fn blocks(self) -> u32 {
-        (self.chunk_size / BLOCK) as u32
-    }
-
-    pub fn header(self) -> u64 {
-        self.chunk_size
-    }
-
-    pub fn slot(self, counter: u64) -> u64 {
-        self.chunk_size + HEADER as u64 + (counter % 2) * SLOT
-    }
-
-    pub fn table(self) -> u64 {
-        self.chunk_size + HEADER as u64 + 2 * SLOT
-    }
-
-    pub fn entry(self, block: u32) -> u64 {
-        self.table() + u64::from(block) * ENTRY as u64
-    }
-
-    /// Where nonces and tags will be, 32 bytes a block.
-    pub fn aux(self) -> u64 {
-        self.entry(self.blocks()).next_multiple_of(BLOCK)
-    }
-}
-
-/// Number of blocks that cover so many bytes.
-pub(crate) fn blocks_of(bytes: u64) -> u32 {
-    bytes.div_ceil(BLOCK) as u32
-}
 
 /// The identity header of a chunk file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -228,50 +177,3 @@ impl Slot {
 
 const _: () = assert!(BLOCK == Stored::BLOCK);
 const _: () = assert!(88 + 12 + 2 * 2 * 64 + SLOT_OPERATIONS * OPERATION + 4 < SLOT as usize);
-
-/// One entry of the block table.
-///
-/// ```text
-/// 0   4  CRC32C of the whole block
-/// 4   4  epoch; the highest bit is set when the block was punched out, not written
-/// 8   6  sequence
-/// 14  2  check: low half of the CRC32C of bytes 0..14, 0xffff in place of 0
-/// ```
-///
-/// All zero is a block that was never written.
-pub(crate) fn encode_entry(info: &BlockInfo) -> [u8; ENTRY] {
-    let mut out = [0u8; ENTRY];
-    if !info.is_written() {
-        return out;
-    }
-    out[0..4].copy_from_slice(&info.crc.to_le_bytes());
-    let zeroed = if info.zeroed { ZEROED } else { 0 };
-    out[4..8].copy_from_slice(&(info.version.epoch.0 | zeroed).to_le_bytes());
-    out[8..14].copy_from_slice(&info.version.sequence.0.to_le_bytes()[..6]);
-    let check = entry_check(&out);
-    out[14..16].copy_from_slice(&check.to_le_bytes());
-    out
-}
-
-/// Reads an entry; `None` if it is damaged.
-pub(crate) fn decode_entry(bytes: &[u8; ENTRY]) -> Option<BlockInfo> {
-    if bytes == &[0; ENTRY] {
-        return Some(BlockInfo::default());
-    }
-    if entry_check(bytes) != u16::from_le_bytes([bytes[14], bytes[15]]) {
-        return None;
-    }
-    let mut sequence = [0u8; 8];
-    sequence[..6].copy_from_slice(&bytes[8..14]);
-    let epoch = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
-    let version = BlockVersion { epoch: Epoch(epoch & !ZEROED), sequence: Sequence(u64::from_le_bytes(sequence)) };
-    let crc = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    Some(BlockInfo { version, crc, zeroed: epoch & ZEROED != 0 })
-}
-
-fn entry_check(bytes: &[u8; ENTRY]) -> u16 {
-    match crc32_iscsi(&bytes[..14]) as u16 {
-        0 => 0xffff,
-        check => check,
-    }
-}

@@ -143,6 +143,17 @@ impl Store {
         self.with(handle, |chunk| chunk.read_cached(offset, length))
     }
 
+    /// Puts what is committed in its place in the file, as far as the journal still holds it.
+    pub fn settle(&self, handle: ChunkHandle) -> Result<(), StoreError> {
+        self.with(handle, |chunk| chunk.settle().map(drop))
+    }
+
+    /// The file of a replica, open for reading, and the length of what is committed, if the file holds exactly that: nothing is prepared,
+    /// nothing waits in the journal, nothing is missing. It does so until something is done to the replica.
+    pub fn lend(&self, handle: ChunkHandle) -> Result<Option<(std::fs::File, u64)>, StoreError> {
+        self.with(handle, |chunk| chunk.lend())
+    }
+
     /// Has the operating system read a range that will be asked for soon. A hint: it answers nothing.
     pub fn read_ahead(&self, handle: ChunkHandle, offset: u64, length: u64) {
         let chunk = self.chunks.read().get(&handle).cloned();

@@ -52,6 +52,21 @@ impl Chunk {
         }
     }
 
+    /// The file and the committed length. See `Store::lend`.
+    pub fn lend(&self) -> Result<Option<(std::fs::File, u64)>, StoreError> {
+        let state = self.state.read();
+        if state.dead {
+            return Err(self.missing());
+        }
+        let whole = state.prepared.is_empty() && state.overlay.is_empty() && !state.filling && !state.suspect;
+        if !whole {
+            return Ok(None);
+        }
+        let path = self.disk.chunk_path(self.handle);
+        let file = std::fs::File::open(&path).map_err(|error| StoreError::io("open", &path, error))?;
+        Ok(Some((file, state.length)))
+    }
+
     fn range(&self, offset: u64, length: u64) -> Result<Range<u64>, StoreError> {
         let size = self.geometry().chunk_size;
         if offset > size {

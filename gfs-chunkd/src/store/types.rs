@@ -1,10 +1,10 @@
 //! The vocabulary between the store and its callers.
 
-use super::layout::ZERO_CRC;
 use bytes::Bytes;
-use gfs_core::ids::{BlockVersion, ChunkHandle, ClusterId, Generation, InodeId, Sequence};
+use gfs_core::ids::{ChunkHandle, ClusterId, Generation, InodeId, Sequence};
 use gfs_core::meta::request::Configuration;
 pub use gfs_core::replica::{OperationRecord, PreparedWrite, WriteKind};
+pub use gfs_local::layout::BlockInfo;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,26 @@ pub struct StoreOptions {
     pub open_files: usize,
     /// Identity of this boot of the machine; `None`: what the kernel says. Tests inject another to simulate a power cut.
     pub boot_id: Option<String>,
+    /// Told when a disk fails.
+    pub alarm: Alarm,
+}
+
+/// Whom to call when a disk fails, before anybody learns of it otherwise. The call must not wait.
+#[derive(Clone, Default)]
+pub struct Alarm(pub Option<Arc<dyn Fn() + Send + Sync>>);
+
+impl Alarm {
+    pub(crate) fn ring(&self) {
+        if let Some(call) = &self.0 {
+            call();
+        }
+    }
+}
+
+impl std::fmt::Debug for Alarm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Alarm").field(&self.0.is_some()).finish()
+    }
 }
 
 impl Default for StoreOptions {
@@ -52,6 +72,7 @@ impl Default for StoreOptions {
             linger: Duration::from_secs(20),
             open_files: 1024,
             boot_id: None,
+            alarm: Alarm::default(),
         }
     }
 }
@@ -120,39 +141,6 @@ pub struct ReadOut {
     pub crc: u32,
     /// The replica's committed length.
     pub length: u64,
-}
-
-/// Version and checksum of one committed block; all zero when it was never written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct BlockInfo {
-    /// Which write last touched it.
-    pub version: BlockVersion,
-    /// CRC32C of the whole block.
-    pub crc: u32,
-    /// That write punched it out as a whole: it reads as zeros, and nothing of it is stored.
-    pub zeroed: bool,
-}
-
-impl BlockInfo {
-    /// A block with bytes.
-    pub fn data(version: BlockVersion, crc: u32) -> Self {
-        Self { version, crc, zeroed: false }
-    }
-
-    /// A block that was punched out.
-    pub(crate) fn zeroed(version: BlockVersion) -> Self {
-        Self { version, crc: ZERO_CRC, zeroed: true }
-    }
-
-    /// Whether the block was ever written.
-    pub fn is_written(&self) -> bool {
-        *self != Self::default()
-    }
-
-    /// Whether it counts as stored.
-    pub fn is_stored(&self) -> bool {
-        self.is_written() && !self.zeroed
-    }
 }
 
 /// Fill state of one disk.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// Largest file that is read ahead.
-const SMALL: u64 = 64 << 10;
+pub(super) const SMALL: u64 = 64 << 10;
 /// Files that are read ahead and not asked for yet.
 const MOST: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 /// How many are read ahead at first, and at most.

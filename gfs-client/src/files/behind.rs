@@ -1,15 +1,15 @@
-//! Writes that are answered before the replicas have them: those at the beginning of new files that this session holds, and little ones
-//! anywhere in them.
+//! Writes that are answered before the replicas have them: those to new files that this session holds.
 //!
-//! What a program writes into such a file waits here, at most some megabytes, and goes to the replicas in the order in which it was
-//! written, pieces that follow each other as one. Everything else that is done to the file's bytes, and its end of being held, waits until
-//! nothing waits here: nobody else is shown the file before. Nothing is taken when the cluster is nearly full, so that ENOSPC comes with
-//! the write. What fails is told once, by the next write, flush or sync of the file, or by a sync of everything.
+//! What a program writes into such a file waits here and goes to the replicas in the order in which it was written, pieces that follow each
+//! other as one, several that do not overlap at a time; each becomes part of the file after those before it. Large writes beyond the beginning
+//! of a file wait for room here, so that the program goes on at the pace of the servers. Everything else that is done to the file's bytes, and
+//! its end of being held, waits until nothing waits here: nobody else is shown the file before. Nothing is taken when the cluster is nearly
+//! full, so that ENOSPC comes with the write. What fails is told once, by the next write, flush or sync of the file, or by a sync of everything.
 
 use super::write::Manner;
 use super::{FileState, OpenFile};
 use crate::client::Client;
-use crate::data::Behalf;
+use crate::data::{Attempt, Behalf, first_of};
 use crate::delegations::{Delegations, Held};
 use crate::error::ClientError;
 use crate::limit::{CallContext, CallLimit};
@@ -17,22 +17,23 @@ use bytes::{Bytes, BytesMut};
 use gfs_core::meta::request::Credentials;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-/// Only the first bytes of a file are taken: small files gain by it, large writes keep the servers busy anyway.
+/// Beyond the first bytes of a file, writes longer than `LITTLE` have a budget of their own, and wait for it.
 const SMALL: u64 = 4 << 20;
-/// Beyond them, writes up to this length are taken: one after the other, each would wait for all replicas.
 const LITTLE: usize = 32 << 10;
-/// Bytes that may wait in all files of a client.
+/// Bytes that may wait in all files of a client, of such large writes and of all others.
+const MOST_LARGE: usize = 64 << 20;
 const MOST: usize = 16 << 20;
 /// A piece counts as so many bytes at least: small ones cost time, and more memory than their bytes.
 const LEAST: usize = 4 << 10;
 /// Pieces of one file that may wait.
-const PIECES: usize = 64;
+const PIECES: usize = 1024;
 /// Nothing more is taken when nothing was carried out for so long: who would have to wait shall wait.
 const BRISK: Duration = Duration::from_millis(500);
 /// What could not be carried out under its delegation is given up after so long: everything else of the client waits for it.
@@ -40,7 +41,9 @@ const LOOSE: Duration = Duration::from_secs(10);
 /// Files of which something is written at a time.
 const AT_ONCE: usize = 32;
 /// Pieces that follow each other are written as one up to this length.
-const JOINED: usize = 256 << 10;
+const JOINED: usize = 1 << 20;
+/// Pieces of one file that are written at a time.
+const UNDER_WAY: usize = 6;
 /// With less room than this in the cluster nothing is taken.
 const AMPLE: u64 = 2 << 30;
 /// An outage is waited for so many times longer than by a call: nobody who could try again waits here.
@@ -51,6 +54,7 @@ const ROOM_COUNTS: Duration = Duration::from_secs(5);
 /// What a client's files share.
 pub(crate) struct Shared {
     bytes: Arc<Semaphore>,
+    large: Arc<Semaphore>,
     writers: Semaphore,
     room: Mutex<Room>,
     /// Pieces that are not carried out, and when one was, or the first of them came.
@@ -73,6 +77,7 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             bytes: Arc::new(Semaphore::new(MOST)),
+            large: Arc::new(Semaphore::new(MOST_LARGE)),
             writers: Semaphore::new(AT_ONCE),
             room: Mutex::default(),
             pace: Mutex::default(),
@@ -87,6 +92,8 @@ pub(super) struct Behind {
     /// Whether something waits or is on its way: a task writes. Changed under the queue's lock, read without it.
     busy: AtomicBool,
     emptied: Notify,
+    /// Rings when a piece came.
+    more: Notify,
     /// Those who wait for that: nothing more is taken meanwhile.
     waiters: AtomicUsize,
 }
@@ -108,6 +115,12 @@ struct Piece {
     answered: Vec<Answered>,
 }
 
+impl Piece {
+    fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.data.len() as u64
+    }
+}
+
 /// One answered write, until it is carried out or given up: then this is dropped.
 struct Answered {
     held: Arc<Held>,
@@ -127,14 +140,19 @@ impl Drop for Answered {
 }
 
 impl Queue {
-    /// The next piece, with what follows it directly.
-    fn take(&mut self) -> Option<Piece> {
+    /// The next piece, with what follows it directly; not while something is written that it overlaps.
+    fn take(&mut self, under_way: &[Range<u64>]) -> Option<Piece> {
+        let next = self.waiting.front()?.range();
+        if under_way.iter().any(|range| range.start < next.end && next.start < range.end) {
+            return None;
+        }
         let mut first = self.waiting.pop_front()?;
         let mut length = first.data.len();
         let mut joined = Vec::new();
         while let Some(next) = self.waiting.front()
             && next.offset == first.offset + length as u64
             && length + next.data.len() <= JOINED
+            && !under_way.iter().any(|range| range.start < next.range().end && next.offset < range.end)
             && Arc::ptr_eq(&next.held, &first.held)
             && next.session == first.session
         {
@@ -205,6 +223,50 @@ impl Drop for Finish<'_> {
     }
 }
 
+/// The turns of pieces that are written at the same time: each becomes part of the file after those before it.
+struct Turns {
+    /// The number of the piece whose turn it is; `None` when one has failed, so that none after it has a turn.
+    next: watch::Sender<Option<u64>>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { next: watch::Sender::new(Some(0)) }
+    }
+}
+
+impl Turns {
+    fn have_failed(&self) -> bool {
+        self.next.borrow().is_none()
+    }
+
+    /// Nothing is under way: the next piece is this one.
+    fn begin(&self, number: u64) {
+        self.next.send_replace(Some(number));
+    }
+}
+
+/// The turn of one piece.
+#[derive(Clone, Copy)]
+pub(super) struct Turn<'a> {
+    turns: &'a Turns,
+    number: u64,
+}
+
+impl Turn<'_> {
+    /// Waits for it; false when it never comes.
+    pub(super) async fn comes(&self) -> bool {
+        let mut next = self.turns.next.subscribe();
+        let came = next.wait_for(|next| next.is_none_or(|next| next >= self.number)).await;
+        came.is_ok_and(|next| next.is_some())
+    }
+
+    /// It is over; when the piece failed, no other comes.
+    fn over(&self, written: bool) {
+        self.turns.next.send_replace(written.then_some(self.number + 1));
+    }
+}
+
 /// Counts one who waits.
 struct Waiter<'a>(&'a AtomicUsize);
 
@@ -242,6 +304,11 @@ impl Shared {
 }
 
 impl FileState {
+    /// Whether something of it waits to be written.
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind.is_busy()
+    }
+
     /// Returns when nothing waits to be written.
     pub(super) async fn drained(&self, context: &CallContext) -> Result<(), ClientError> {
         if self.behind.is_busy() { context.limit.run("write", self.behind.idle()).await } else { Ok(()) }
@@ -262,9 +329,21 @@ impl OpenFile {
         clear_suid: bool,
     ) -> Result<(), ClientError> {
         let end = self.end_of(offset, data.len() as u64)?;
-        let taken = !data.is_empty() && (end <= SMALL || data.len() <= LITTLE);
-        if taken && self.queue(offset, &data)? {
-            return Ok(());
+        let inner = &self.client().inner;
+        if !data.is_empty() && data.len() <= MOST && inner.delegations.get(self.inner.inode).is_some() {
+            let large = end > SMALL && data.len() > LITTLE;
+            let cost = data.len().max(LEAST) as u32;
+            let permit = if large {
+                let room = inner.behind.large.clone().acquire_many_owned(cost);
+                context.limit.run("write", room).await?.ok()
+            } else {
+                inner.behind.bytes.clone().try_acquire_many_owned(cost).ok()
+            };
+            if let Some(permit) = permit
+                && self.queue(offset, &data, permit)?
+            {
+                return Ok(());
+            }
         }
         self.write(context, offset, data, clear_suid).await
     }
@@ -284,7 +363,11 @@ impl OpenFile {
             let held = delegations.get(self.inner.inode).and_then(|held| held.attributes());
             let Some((attributes, _)) = held else { return Ok(None) };
             self.end_of(attributes.size, data.len() as u64)?;
-            if self.queue(attributes.size, data)? {
+            let cost = data.len().max(LEAST) as u32;
+            let permit = self.client().inner.behind.bytes.clone().try_acquire_many_owned(cost);
+            if let Ok(permit) = permit
+                && self.queue(attributes.size, data, permit)?
+            {
                 return Ok(Some(attributes.size));
             }
             if !self.state().behind.is_busy() {
@@ -308,7 +391,7 @@ impl OpenFile {
     }
 
     /// Lets bytes wait; false when they have to be written now.
-    fn queue(&self, offset: u64, data: &Bytes) -> Result<bool, ClientError> {
+    fn queue(&self, offset: u64, data: &Bytes, permit: OwnedSemaphorePermit) -> Result<bool, ClientError> {
         let inner = &self.client().inner;
         // Before the file is looked for: what is held then is held in this session, or in a later one that refuses the bytes.
         let session = inner.session.data_session();
@@ -318,8 +401,6 @@ impl OpenFile {
         if lost || inner.delegations.loose().is_some() || !self.client().has_ample_room() {
             return Ok(false);
         }
-        let cost = data.len().max(LEAST) as u32;
-        let Ok(permit) = inner.behind.bytes.clone().try_acquire_many_owned(cost) else { return Ok(false) };
         let behind = &self.state().behind;
         let mut queue = behind.queue.lock();
         let busy = queue.waiting.len() >= PIECES || behind.waiters.load(Ordering::Acquire) > 0;
@@ -337,35 +418,77 @@ impl OpenFile {
         if !behind.busy.swap(true, Ordering::AcqRel) {
             let file = self.clone();
             tokio::spawn(async move { file.write_waiting().await });
+        } else {
+            behind.more.notify_one();
         }
         Ok(true)
     }
 
     /// Writes what waits until nothing does.
     async fn write_waiting(self) {
-        let inner = &self.client().inner;
         let behind = &self.state().behind;
         let _end = Finish(behind);
-        while !behind.end_if_empty() {
-            let Ok(_turn) = inner.behind.writers.acquire().await else { return };
-            let Some(piece) = behind.queue.lock().take() else { continue };
-            let context =
-                CallContext::new(Credentials::default(), CallLimit::within(inner.options.call_limit * PATIENCE));
-            let given_up = async {
-                piece.held.wait_detached().await;
-                tokio::time::sleep(LOOSE).await;
+        let turns = Turns::default();
+        let mut running: Vec<Attempt<'_, Range<u64>>> = Vec::new();
+        let mut under_way: Vec<Range<u64>> = Vec::new();
+        for number in 0.. {
+            let piece = loop {
+                let more = behind.more.notified();
+                if running.is_empty() {
+                    // What failed, and what was under way with it, is over; what was answered since then has its own fate.
+                    turns.begin(number);
+                }
+                let room = running.len() < UNDER_WAY && !turns.have_failed();
+                if room && let Some(piece) = behind.queue.lock().take(&under_way) {
+                    break Some(piece);
+                }
+                if running.is_empty() && behind.end_if_empty() {
+                    break None;
+                }
+                if let Some(done) = tokio::select! {
+                    done = first_of(&mut running), if !running.is_empty() => Some(done),
+                    () = more, if room => None,
+                } {
+                    under_way.retain(|range| *range != done);
+                }
             };
-            let behalf = Behalf::Session(piece.session);
-            let manner = Manner { clear_suid: false, behind: Some(&piece.held), behalf };
-            let written = tokio::select! {
-                written = self.write_part(&context, piece.offset, piece.data, manner) => written,
-                () = given_up => Err(ClientError::TimedOut { operation: "write" }),
-            };
-            if let Err(error) = written {
-                self.lose_waiting(error);
-            }
+            let Some(piece) = piece else { break };
+            under_way.push(piece.range());
+            running.push(Box::pin(self.write_one_waiting(piece, Turn { turns: &turns, number })));
         }
-        inner.files.tidy(self.inner.inode);
+        self.client().inner.files.tidy(self.inner.inode);
+    }
+
+    /// Writes one piece, after those before it; answers which.
+    async fn write_one_waiting(&self, piece: Piece, turn: Turn<'_>) -> Range<u64> {
+        let inner = &self.client().inner;
+        let range = piece.range();
+        let context = CallContext::new(Credentials::default(), CallLimit::within(inner.options.call_limit * PATIENCE));
+        let given_up = async {
+            piece.held.wait_detached().await;
+            tokio::time::sleep(LOOSE).await;
+        };
+        let behalf = Behalf::Session(piece.session);
+        let manner = Manner { clear_suid: false, behind: Some((&piece.held, turn)), behalf };
+        let writing = async {
+            let _turn = inner.behind.writers.acquire().await;
+            self.write_part(&context, piece.offset, piece.data, manner).await
+        };
+        let written = tokio::select! {
+            written = writing => written,
+            () = given_up => Err(ClientError::TimedOut { operation: "write" }),
+        };
+        // In turn too: what is told of a failure is the first one.
+        match (written, turn.comes().await) {
+            (Ok(()), true) => turn.over(true),
+            (Err(error), true) => {
+                self.lose_waiting(error);
+                turn.over(false);
+            }
+            // One before it has failed, which is told.
+            (_, false) => {}
+        }
+        range
     }
 
     /// What follows a failure would only fail too, or leave a hole where bytes were promised.
@@ -442,6 +565,45 @@ mod tests {
         Piece { offset, data: Bytes::from(vec![1; length]), held: held.clone(), session: 1, answered }
     }
 
+    #[tokio::test]
+    async fn turns_come_in_order_and_none_comes_after_a_failure() {
+        let turns = Turns::default();
+        let turn = |number| Turn { turns: &turns, number };
+        assert!(turn(0).comes().await);
+        let mut second = Box::pin(async { turn(1).comes().await });
+        assert!(futures_pending(second.as_mut()).await);
+        turn(0).over(true);
+        assert!(second.await);
+        turn(1).over(false);
+        assert!(turns.have_failed() && !turn(2).comes().await && !turn(9).comes().await);
+        turns.begin(3);
+        assert!(turn(3).comes().await);
+    }
+
+    async fn futures_pending(future: std::pin::Pin<&mut impl Future>) -> bool {
+        let mut future = Some(future);
+        std::future::poll_fn(|context| {
+            let polled = future.as_mut().map(|future| future.as_mut().poll(context).is_pending());
+            std::task::Poll::Ready(polled == Some(true))
+        })
+        .await
+    }
+
+    #[test]
+    fn what_is_being_written_is_not_written_over_before_it_is_done() {
+        let held = held();
+        let mut queue = Queue::default();
+        for (offset, length) in [(0, 10), (10, 10), (30, 10)] {
+            queue.waiting.push_back(piece(&held, offset, length));
+        }
+        assert!(queue.take(&[5..6, 90..91]).is_none());
+        let first = queue.take(&[15..16, 90..91]).unwrap();
+        assert_eq!(first.range(), 0..10, "without what follows it");
+        assert!(queue.take(&[first.range(), 15..16]).is_none());
+        assert_eq!(queue.take(&[first.range()]).unwrap().range(), 10..20);
+        assert_eq!(queue.take(&[0..10, 10..20]).unwrap().range(), 30..40);
+    }
+
     #[test]
     fn what_follows_directly_is_written_as_one_up_to_a_bound() {
         let held = held();
@@ -449,7 +611,7 @@ mod tests {
         for (offset, length) in [(0, 10), (10, 20), (40, 5), (45, JOINED), (45 + JOINED as u64, 7)] {
             queue.waiting.push_back(piece(&held, offset, length));
         }
-        let pieces: Vec<Piece> = std::iter::from_fn(|| queue.take()).collect();
+        let pieces: Vec<Piece> = std::iter::from_fn(|| queue.take(&[])).collect();
         let taken: Vec<(u64, usize, usize)> =
             pieces.iter().map(|piece| (piece.offset, piece.data.len(), piece.answered.len())).collect();
         assert_eq!(taken, [(0, 30, 2), (40, 5, 1), (45, JOINED, 1), (45 + JOINED as u64, 7, 1)]);

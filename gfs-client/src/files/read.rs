@@ -1,11 +1,14 @@
 //! Reading.
 
+use super::ahead::SMALL;
 use super::split::{Span, index_of, spans};
 use super::view::{MAX_COUNT, View};
-use super::{OpenFile, Redo, Running, run_pieces};
+use super::{OpenFile, PIECE, Redo, Running, run_pieces};
+use crate::client::Client;
 use crate::data::{DataFailure, Piece};
 use crate::error::ClientError;
 use crate::limit::CallContext;
+use crate::near::AHEAD;
 use bytes::{Bytes, BytesMut};
 use std::sync::atomic::Ordering;
 
@@ -48,6 +51,46 @@ impl OpenFile {
                 Err(DataFailure::Client(error)) => return Err(error),
             }
             redo.pause("read", &context.limit).await?;
+        }
+    }
+
+    /// As `read`, if that takes no message: the file is known here, nothing of it waits to be written, and a chunk server of this machine
+    /// has lent the replica. Waits for nothing but that machine's disk. `None`: `read` has to be called.
+    pub fn read_near(&self, offset: u64, length: u64) -> Option<Bytes> {
+        self.check().ok()?;
+        if length == 0 || length > PIECE || offset >= i64::MAX as u64 || self.state().is_behind() {
+            return None;
+        }
+        let Client { inner } = self.client();
+        let (first, last) = (offset / inner.chunk_size, (offset + length - 1) / inner.chunk_size);
+        let index = u32::try_from(first).ok().filter(|_| first == last)?;
+        let view = self.known_view(index, index)?;
+        if offset == 0 && view.attributes.size <= SMALL {
+            // Small files may have been read ahead.
+            return None;
+        }
+        let length = view.attributes.size.saturating_sub(offset).min(length);
+        if length == 0 {
+            return Some(Bytes::new());
+        }
+        let handle = view.chunks.get(&index)?;
+        let in_a_row = self.inner.read_end.load(Ordering::Relaxed) == offset;
+        let range = (offset % inner.chunk_size, length as usize);
+        let bytes = inner.data.near.read_here(view.piece(*handle), range, in_a_row, &inner.locations)?;
+        if in_a_row && range.0 + AHEAD >= inner.chunk_size {
+            self.prepare_next(index + 1);
+        }
+        self.inner.read_end.store(offset + length, Ordering::Relaxed);
+        Some(bytes)
+    }
+
+    /// The reader comes to this chunk soon.
+    fn prepare_next(&self, index: u32) {
+        let Client { inner } = self.client();
+        if let Some(view) = self.known_view(index, index)
+            && let Some(handle) = view.chunks.get(&index)
+        {
+            inner.data.near.prepare(view.piece(*handle), &inner.locations);
         }
     }
 

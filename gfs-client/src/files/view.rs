@@ -35,18 +35,22 @@ impl View {
 impl OpenFile {
     /// The file, and its chunks `first ..= last`: what is cached under a live grant, else what the master says now.
     pub(super) async fn view(&self, context: &CallContext, first: u32, last: u32) -> Result<View, ClientError> {
+        match self.known_view(first, last) {
+            Some(view) => Ok(view),
+            None => self.client().look(context, self.inner.inode, first, last).await,
+        }
+    }
+
+    /// The same, if it is cached under a live grant.
+    pub(super) fn known_view(&self, first: u32, last: u32) -> Option<View> {
         let inner = &self.client().inner;
         let epoch = |handle: &ChunkHandle| inner.locations.configuration(*handle).map(|known| (*handle, known.epoch));
         let held = inner.delegations.get(self.inner.inode).and_then(|held| held.layout(first, last));
         let is_held = held.is_some();
-        if let Some((attributes, chunks)) = held.or_else(|| inner.cache.get(self.inner.inode, first, last)) {
-            let epochs: BTreeMap<ChunkHandle, Epoch> = chunks.values().filter_map(epoch).collect();
-            // A place that is learned only after this moment would not tell of a cut in between.
-            if is_held || epochs.len() == chunks.len() {
-                return Ok(View { attributes, chunks, epochs });
-            }
-        }
-        self.client().look(context, self.inner.inode, first, last).await
+        let (attributes, chunks) = held.or_else(|| inner.cache.get(self.inner.inode, first, last))?;
+        let epochs: BTreeMap<ChunkHandle, Epoch> = chunks.values().filter_map(epoch).collect();
+        // A place that is learned only after this moment would not tell of a cut in between.
+        (is_held || epochs.len() == chunks.len()).then_some(View { attributes, chunks, epochs })
     }
 
     /// As `view`, but from the master: what was known has proved wrong.

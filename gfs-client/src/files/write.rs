@@ -3,6 +3,7 @@
 //! Data first, then one `CommitWrite` that attaches new chunks and moves the size, so that no reader sees a size without its bytes. What the
 //! master calls stale was based on an old layout and is done again.
 
+use super::behind::Turn;
 use super::doubt::Doubt;
 use super::split::{Span, index_of, spans};
 use super::view::{MAX_COUNT, View};
@@ -84,8 +85,14 @@ impl Drop for Fresh {
 pub(super) struct Manner<'a> {
     pub(super) clear_suid: bool,
     /// It was answered before, under this delegation: its times are set, and others wait for it.
-    pub(super) behind: Option<&'a Held>,
+    pub(super) behind: Option<(&'a Held, Turn<'a>)>,
     pub(super) behalf: Behalf,
+}
+
+impl<'a> Manner<'a> {
+    fn held(&self) -> Option<&'a Held> {
+        self.behind.map(|(held, _)| held)
+    }
 }
 
 impl OpenFile {
@@ -131,7 +138,7 @@ impl OpenFile {
         let _budget = self.client().budget(data.len() as u64, &context.limit).await?;
         let (mut redo, mut full, mut doubt) = (Redo::new(), 0, Doubt::none(self));
         loop {
-            if manner.behind.is_some_and(Held::is_lost) {
+            if manner.held().is_some_and(Held::is_lost) {
                 // Another may have written since.
                 return Err(ClientError::SessionLost { inode: Some(self.inner.inode) });
             }
@@ -141,7 +148,7 @@ impl OpenFile {
                     return Ok(());
                 }
                 Attempt::Stale => {
-                    manner.behind.inspect(|held| held.detach());
+                    manner.held().inspect(|held| held.detach());
                     self.look_again(context).await?;
                 }
                 Attempt::Full if full < OTHER_CHUNKS => full += 1,
@@ -162,7 +169,7 @@ impl OpenFile {
         let chunk_size = self.client().inner.chunk_size;
         let length = data.len() as u64;
         let end = offset + length;
-        if let Some(held) = manner.behind.filter(|held| held.layout(0, 0).is_none()) {
+        if let Some(held) = manner.held().filter(|held| held.layout(0, 0).is_none()) {
             // The master is asked, and must not wait for this.
             held.detach();
         }
@@ -192,6 +199,12 @@ impl OpenFile {
             Ok(written) => written,
             Err(failure) => return self.failed(failure, &fresh),
         };
+        if let Some((_, turn)) = manner.behind
+            && !turn.comes().await
+        {
+            // One before it has failed: nothing comes after it.
+            return Err(ClientError::Closed);
+        }
         if in_place && !written.moved && !self.has_untold(&view) {
             match told {
                 Some(told) => told?,
@@ -205,7 +218,7 @@ impl OpenFile {
         // A new chunk is attached with its size: the file may have been cut since, and what lies in the chunk beyond its end would
         // come back when it grows again.
         let min_size = (extends || written.moved || !fresh.is_empty()).then_some(end);
-        let (used, behind) = (used.collect(), manner.behind);
+        let (used, behind) = (used.collect(), manner.held());
         self.commit(context, Commit { attach: &fresh, used, min_size, clear_suid, behind, ..Commit::default() }).await
     }
 

@@ -600,6 +600,62 @@ async fn what_was_answered_early_and_failed_is_told_once() {
 }
 
 #[tokio::test]
+async fn large_writes_are_under_way_together_and_become_part_of_the_file_in_order() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let client = cluster.client().await;
+    let file = held(&cluster, &client, "f").await;
+    file.sync(&call(), false).await.unwrap();
+    let told = || cluster.master.state.lock().attributes(file.inode()).map(|attributes| attributes.size);
+    let (start, piece, count) = (5_u64 << 20, 64_u64 << 10, 40);
+    let before = cluster.chunks.count("write");
+    // The first one is not answered, and sent again a second later.
+    cluster.chunks.fail(None, "write", Fault::Silent);
+    for number in 0..count {
+        let offset = start + number * piece;
+        file.write_behind(&call(), offset, pattern(offset, piece), false).await.unwrap();
+    }
+    until("others are written", || cluster.chunks.count("write") >= before + 4).await;
+    assert_eq!(told(), Some(10), "not before the first one");
+    file.sync(&call(), false).await.unwrap();
+    assert_eq!(told(), Some(start + count * piece));
+    file.close();
+    client.sync_all(&call()).await.unwrap();
+    let other = cluster.client().await;
+    let again = open(&other, &file).await;
+    for number in 0..count {
+        let offset = start + number * piece;
+        assert_eq!(again.read(&call(), offset, piece).await.unwrap(), pattern(offset, piece), "{number}");
+    }
+}
+
+#[tokio::test]
+async fn after_a_large_write_that_failed_no_later_one_counts_until_that_was_told() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let client = cluster.client().await;
+    let file = held(&cluster, &client, "f").await;
+    file.sync(&call(), false).await.unwrap();
+    let (start, piece) = (5_u64 << 20, 64_u64 << 10);
+    (0..500).for_each(|_| cluster.chunks.fail(None, "write", Fault::Answer(Status::NoSpace)));
+    let mut refused = 0;
+    for number in 0..20 {
+        let offset = start + number * piece;
+        refused += u32::from(file.write_behind(&call(), offset, pattern(offset, piece), false).await.is_err());
+    }
+    let synced = file.sync(&call(), false).await;
+    cluster.chunks.forgive();
+    assert_eq!(refused + u32::from(synced.is_err()), 1, "told once: {synced:?}");
+    for number in 0..20 {
+        let offset = start + number * piece;
+        file.write_behind(&call(), offset, pattern(offset + 9, piece), false).await.unwrap();
+    }
+    file.sync(&call(), false).await.unwrap();
+    for number in 0..20 {
+        let offset = start + number * piece;
+        assert_eq!(file.read(&call(), offset, piece).await.unwrap(), pattern(offset + 9, piece), "{number}");
+    }
+}
+
+#[tokio::test]
 async fn a_write_under_way_when_its_session_ends_happens_in_the_next_one() {
     let cluster = Cluster::start(2, CHUNK).await;
     let client = cluster.client().await;

@@ -102,6 +102,19 @@ impl Fs {
         Ok(data)
     }
 
+    /// As `read`, if that takes no message and waits for nothing but a disk of this machine; `None`: `read` has to be called.
+    pub fn read_near(&self, number: u64, offset: u64, size: u32) -> Option<Bytes> {
+        if self.is_loose() {
+            return None;
+        }
+        let handle = self.files.get(number).ok()?;
+        let data = handle.file.read_near(offset, size.into())?;
+        if !handle.no_atime {
+            self.note_access(handle.inode);
+        }
+        Some(data)
+    }
+
     /// Writes, or appends where the end of the file is for everybody: the kernel's idea of it may be old.
     ///
     /// # Errors

@@ -27,6 +27,7 @@ pub(super) fn scratch() -> tempfile::TempDir {
 /// Small sizes, so that tests meet every border.
 pub(super) fn options(dir: &Path) -> StoreOptions {
     StoreOptions {
+        alarm: crate::store::Alarm::default(),
         dirs: vec![dir.to_owned()],
         chunk_size: CHUNK,
         reserve: Some(1 << 20),

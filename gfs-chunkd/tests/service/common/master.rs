@@ -12,7 +12,8 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-pub const CLUSTER: u128 = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
+/// Ids of the tests' clusters begin so; they end with the port of their master.
+const CLUSTER: u128 = 0x0123_4567_89ab_cdef_0123_4567_89ab_0000;
 const LEASE: Duration = Duration::from_millis(1600);
 
 #[derive(Default)]
@@ -49,13 +50,16 @@ struct State {
 pub struct FakeMaster {
     state: Arc<Mutex<State>>,
     pub address: String,
+    /// Its id.
+    pub cluster: u128,
 }
 
 impl FakeMaster {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address").to_string();
-        let master = Self { state: Arc::default(), address };
+        let address = listener.local_addr().expect("an address");
+        let cluster = CLUSTER | u128::from(address.port());
+        let master = Self { state: Arc::default(), address: address.to_string(), cluster };
         let service = ClusterServer::new(master.clone());
         let serving = tonic::transport::Server::builder().add_service(service);
         tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
@@ -242,7 +246,7 @@ impl Cluster for FakeMaster {
         entry.incarnation = from.incarnation;
         Ok(Response::new(v1::RegisterAnswer {
             server,
-            cluster: CLUSTER.to_be_bytes().to_vec().into(),
+            cluster: self.cluster.to_be_bytes().to_vec().into(),
             generation: 0,
             chunk_size: super::CHUNK,
             lease_ms: LEASE.as_millis() as u32,

@@ -110,14 +110,9 @@ pub struct Cluster {
 impl Cluster {
     pub async fn start(count: usize) -> Self {
         let master = FakeMaster::start().await;
-        let mut cluster = Self {
-            master,
-            servers: Vec::new(),
-            dirs: Vec::new(),
-            pool: DataPool::new(PoolOptions { cluster: ClusterId(master::CLUSTER), ..PoolOptions::default() }),
-            operation: 0,
-            boots: vec![1; count],
-        };
+        let pool = DataPool::new(PoolOptions { cluster: ClusterId(master.cluster), ..PoolOptions::default() });
+        let mut cluster =
+            Self { master, servers: Vec::new(), dirs: Vec::new(), pool, operation: 0, boots: vec![1; count] };
         for _ in 0..count {
             cluster.dirs.push(tempfile::tempdir().expect("a directory"));
             cluster.servers.push(None);
