@@ -19,6 +19,7 @@ use gfs_net::{DataPool, PoolOptions, ServeLimits};
 use gfs_proto::{PROTOCOL, v1};
 use std::io::Read;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,7 +85,8 @@ pub struct Server {
     metrics: Metrics,
     pace: scrub::Pace,
     stop: watch::Sender<bool>,
-    ledger: Option<Arc<Ledger>>,
+    /// Which replicas are lent, and the file that says that some may be.
+    ledger: Option<(Arc<Ledger>, PathBuf)>,
 }
 
 impl Server {
@@ -129,7 +131,8 @@ impl Server {
             tracing::info!(server = me, %cluster, advertised = registration.address, "registered");
             let shared = Arc::new(Shared::default());
             shared.set_usage(&store.usage());
-            let ledger = open_ledger(&registration, Duration::from_millis(answer.lease_ms.into())).await?;
+            let mark = config.dirs().into_iter().next().unwrap_or_default().join(LENDING);
+            let ledger = open_ledger(&registration, &mark, Duration::from_millis(answer.lease_ms.into())).await?;
             if let Some((ledger, server)) = &ledger {
                 loans.open(ledger.clone(), registration.incarnation, *server);
                 shared.lease.show_in(ledger.clone());
@@ -176,7 +179,7 @@ impl Server {
                 metrics,
                 pace,
                 stop,
-                ledger: ledger.map(|(ledger, _)| ledger),
+                ledger: ledger.map(|(ledger, _)| (ledger, mark)),
             })
         })
     }
@@ -229,8 +232,10 @@ impl Server {
             life::wait(shutdown).await;
             health.set_failing("stopping");
             stop.send_replace(true);
-            if let Some(ledger) = ledger {
+            if let Some((ledger, mark)) = ledger {
                 ledger.end();
+                // One that stays costs the next start a lease.
+                let _ = std::fs::remove_file(mark);
             }
             let ended = tokio::time::timeout(STOP_LIMIT, async { while tasks.join_next().await.is_some() {} }).await;
             if ended.is_err() {
@@ -311,16 +316,26 @@ fn cluster_of(answer: &v1::RegisterAnswer) -> Result<ClusterId, ServerError> {
     Ok(ClusterId(u128::from_be_bytes(bytes)))
 }
 
+/// A file of this name in the first directory says that a process lends, or was killed when it did.
+const LENDING: &str = "lending";
+
 /// The page in which loans are shown, with the id that it goes by. Those of a process that was killed end before this one serves.
 async fn open_ledger(
     registration: &v1::RegisterRequest,
+    mark: &Path,
     lease: Duration,
 ) -> Result<Option<(Arc<Ledger>, u128)>, ServerError> {
     let uuid: [u8; 16] = registration.uuid[..].try_into().map_err(|_| ServerError::BadAnswer("uuid"))?;
     let server = u128::from_be_bytes(uuid);
     let path = gfs_local::ledger::path_of(server);
-    match Ledger::create(&path, registration.incarnation) {
-        Ok(ledger) => Ok(Some((Arc::new(ledger), server))),
+    // Somebody has removed the page of a process that was killed: its loans are over with its lease.
+    if mark.exists() && !path.exists() {
+        tokio::time::sleep(lease).await;
+    }
+    let made = Ledger::create(&path, registration.incarnation)
+        .and_then(|ledger| std::fs::File::create(mark).map(|_| Arc::new(ledger)));
+    match made {
+        Ok(ledger) => Ok(Some((ledger, server))),
         Err(error) => {
             let path = path.display();
             tracing::warn!(%path, %error, "clients of this machine cannot read replicas in place: they ask as all others do");

@@ -248,7 +248,14 @@ impl Client {
             return Ok(outcome);
         }
         let (inodes, entries) = touched(&request);
-        let held = self.inner.delegations.among(&inodes, &entries);
+        // Nothing of it becomes held meanwhile.
+        let states = self.states_of(&inodes);
+        let mut changing_files = Vec::with_capacity(states.len());
+        for state in &states {
+            changing_files.push(state.changing().await);
+        }
+        let mut held = self.inner.delegations.among(&inodes, &entries);
+        held.extend(self.held_under(&entries));
         let named: Vec<_> = held.iter().map(|held| held.inode()).collect();
         self.give_back(held, context).await?;
         self.give_back_concerned(context, &request, &inodes).await?;
@@ -474,10 +481,13 @@ impl Client {
 
     fn known_attributes(&self, inode: InodeId) -> Option<(Attributes, Grant)> {
         let Inner { grants, cache, files, delegations, directories, .. } = &*self.inner;
-        if let Some(held) = delegations.get(inode) {
-            return held.attributes();
-        }
         let stamp = grants.stamp();
+        if let Some(held) = delegations.get(inode) {
+            let (attributes, grant) = held.attributes()?;
+            // Nobody above keeps them: when the file is given back there is nothing to be forgotten there.
+            let keys = || Keys { inodes: vec![inode], ..Keys::default() };
+            return Some((attributes, if held.is_lasting() { Grant::new(stamp, 0, keys()) } else { grant }));
+        }
         if let Some(attributes) = directories.attributes(inode) {
             return Some((attributes, own_grant(stamp, Keys { inodes: vec![inode], ..Keys::default() })));
         }
@@ -645,7 +655,8 @@ pub(crate) fn touched(request: &Request) -> (Vec<InodeId>, Vec<(InodeId, Vec<u8>
         | Request::SetXattr { inode, .. }
         | Request::RemoveXattr { inode, .. }
         | Request::CommitWrite { inode, .. }
-        | Request::CutTail { inode } => (vec![*inode], vec![]),
+        | Request::CutTail { inode }
+        | Request::Hold { inode } => (vec![*inode], vec![]),
         Request::TouchAccess { inodes } => (inodes.clone(), vec![]),
         Request::Flush { files, .. } => (files.iter().map(|file| file.inode).collect(), vec![]),
         Request::SetLock { .. }

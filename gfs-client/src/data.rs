@@ -165,7 +165,7 @@ pub(crate) async fn first_of<T>(attempts: &mut Vec<Attempt<'_, T>>) -> T {
     std::future::poll_fn(|context| {
         for index in 0..attempts.len() {
             if let Poll::Ready(value) = attempts[index].as_mut().poll(context) {
-                drop(attempts.swap_remove(index));
+                drop(attempts.remove(index));
                 return Poll::Ready(value);
             }
         }

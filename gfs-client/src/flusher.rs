@@ -109,7 +109,8 @@ impl Client {
         let mut files: Vec<FlushedFile> = reports.iter().map(|report| report.file.clone()).collect();
         files.extend(unknown.iter().map(|inode| FlushedFile { inode: *inode, ..FlushedFile::default() }));
         let steps = taken.batch.steps.clone();
-        let gives_back = taken.batch.gives_back.iter().chain(unknown).copied().collect();
+        let lasting = reports.iter().filter(|report| report.ends && report.lasting).map(|report| report.file.inode);
+        let gives_back = taken.batch.gives_back.iter().chain(unknown).copied().chain(lasting).collect();
         let mut request = v1::Request::from(&Request::Flush { files, steps, gives_back });
         if let Some(Kind::Flush(flush)) = &mut request.kind {
             for (at, file) in flush.files.iter_mut().enumerate() {
@@ -154,7 +155,7 @@ impl Client {
             }
             match refused.iter().find(|(refused, _)| *refused == at) {
                 // One that has lost its last name and its last holder is gone, with all that was done to it.
-                Some((_, Refusal::Stale)) if report.file.attach.is_empty() => {
+                Some((_, Refusal::Stale)) if report.file.attach.is_empty() && !report.lasting => {
                     self.inner.delegations.told(report, order)
                 }
                 Some((_, refusal)) => {

@@ -169,7 +169,8 @@ impl Near {
 
     fn put(&self, handle: ChunkHandle, known: Known) {
         self.lent.lock().pop(&handle);
-        self.chunks.lock().put(handle, known);
+        let old = self.chunks.lock().push(handle, known);
+        close(old);
     }
 
     /// The replica of a chunk, if one is lent that is at least as new as the piece; has one asked for where that is worth it.
@@ -186,7 +187,9 @@ impl Near {
             Some(Known::Asked) => return None,
             Some(Known::Refused(until)) if *until > Instant::now() => return None,
             None if length < LARGE => {
-                chunks.put(handle, Known::Seen);
+                let old = chunks.push(handle, Known::Seen);
+                drop(chunks);
+                close(old);
                 return None;
             }
             Some(Known::Seen | Known::Refused(_)) | None => {}
@@ -200,8 +203,9 @@ impl Near {
         // All clients of a machine read the same replica, so that it is in memory once.
         let turn = (handle.0 % members.len() as u64) as usize;
         members.rotate_left(turn);
-        chunks.put(handle, Known::Asked);
+        let old = chunks.push(handle, Known::Asked);
         drop(chunks);
+        close(old);
         let near = self.clone();
         tokio::task::spawn_blocking(move || near.borrow(handle, &members));
         None
@@ -217,10 +221,11 @@ impl Near {
                 let oldest = if order.len() > self.open.get() { order.pop_lru() } else { None };
                 drop(order);
                 let mut chunks = self.chunks.lock();
-                if let Some((oldest, ())) = oldest {
-                    chunks.pop(&oldest);
-                }
-                chunks.put(handle, Known::Lent(Arc::new(lent)));
+                let evicted = oldest.and_then(|(oldest, ())| chunks.pop_entry(&oldest));
+                let old = chunks.push(handle, Known::Lent(Arc::new(lent)));
+                drop(chunks);
+                close(evicted);
+                close(old);
             }
             None => self.put(handle, Known::Refused(Instant::now() + REFUSED)),
         }
@@ -246,7 +251,9 @@ impl Near {
         let asked = lender.link.as_mut().map(|link| link.ask(handle));
         asked?.unwrap_or_else(|error| {
             tracing::debug!(%server, %error, "a chunk server of this machine does not lend");
-            *lender = Lender { link: None, rests: Some(Instant::now() + REFUSED) };
+            let silent = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+            let pause = if silent { DOUBTED } else { REFUSED };
+            *lender = Lender { link: None, rests: Some(Instant::now() + pause) };
             None
         })
     }
@@ -264,6 +271,13 @@ impl Near {
         for handle in over {
             self.put(handle, Known::Refused(Instant::now()));
         }
+    }
+}
+
+/// Lets go of what is known no more. To close the file of a deleted chunk frees its space, which may take long, and must keep nobody.
+fn close(known: Option<(ChunkHandle, Known)>) {
+    if let Some((_, Known::Lent(lent))) = known {
+        tokio::task::spawn_blocking(move || drop(lent));
     }
 }
 
@@ -303,10 +317,7 @@ impl Lent {
 
 impl Link {
     fn open(cluster: ClusterId, server: ServerId) -> io::Result<Self> {
-        let stream = UnixStream::connect_addr(&words::address(cluster, server)?)?;
-        if !words::trusts(&stream)? {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "a chunk server of another user"));
-        }
+        let stream = words::connect(cluster, server)?;
         stream.set_read_timeout(Some(ANSWER))?;
         stream.set_write_timeout(Some(ANSWER))?;
         Ok(Self { stream, page: None })

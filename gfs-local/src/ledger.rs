@@ -17,7 +17,7 @@ use crate::mapping::Mapping;
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, open, unlink};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 /// Loans that can stand at a time.
@@ -89,6 +89,8 @@ impl Ledger {
     /// Ends the loan in a place. Whoever reads from now on knows it.
     pub fn take_back(&self, place: u32) {
         self.map.cell(offset(place)).store(0, Ordering::SeqCst);
+        // Nothing that is done to the replica after this is seen before it.
+        fence(Ordering::SeqCst);
     }
 
     /// Ends all loans for good.
@@ -158,6 +160,8 @@ impl LedgerView {
     }
 
     fn stands_at(&self, loan: &Loan, now: impl Fn() -> Duration) -> bool {
+        // What was read was read before this.
+        fence(Ordering::SeqCst);
         if loan.place >= PLACES || self.map.cell(offset(loan.place)).load(Ordering::SeqCst) != loan.stamp {
             return false;
         }

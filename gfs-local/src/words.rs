@@ -15,13 +15,13 @@ use crate::ledger::Loan;
 use gfs_core::ids::{ChunkHandle, ClusterId, Epoch, ServerId};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::SocketAddr;
+use std::os::unix::net::{SocketAddr, UnixStream};
 
 const ASK_MAGIC: u64 = u64::from_le_bytes(*b"GFSASK\0\x01");
 const ANSWER_MAGIC: u64 = u64::from_le_bytes(*b"GFSLEN\0\x01");
@@ -35,7 +35,27 @@ pub const ANSWER: usize = 88;
 /// # Errors
 /// Never on Linux.
 pub fn address(cluster: ClusterId, server: ServerId) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("gfs-lend/{:032x}/{}", cluster.0, server.0))
+    SocketAddr::from_abstract_name(name(cluster, server))
+}
+
+fn name(cluster: ClusterId, server: ServerId) -> String {
+    format!("gfs-lend/{:032x}/{}", cluster.0, server.0)
+}
+
+/// Connects to a chunk server of this machine, without waiting: one that takes no connections is none.
+///
+/// # Errors
+/// The system's; `PermissionDenied` when it is another user's.
+pub fn connect(cluster: ClusterId, server: ServerId) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name(cluster, server).as_bytes())?)?;
+    if !trusts(&socket)? {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "a chunk server of another user"));
+    }
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// Whether the process at the other end of a socket may be spoken to.
@@ -163,8 +183,8 @@ pub fn receive_answer(socket: impl AsFd) -> io::Result<([u8; ANSWER], Option<Own
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
-    use std::os::unix::net::UnixStream;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
 
     fn terms() -> Terms {
         Terms {
@@ -192,6 +212,26 @@ mod tests {
         ] {
             assert!(decode_answer(&encode_answer(Some(&wrong))).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_server_that_takes_no_connections() {
+        let (cluster, server) = (ClusterId(u128::from(std::process::id()) << 64), ServerId(9));
+        assert!(connect(cluster, server).is_err(), "nobody is there");
+        let listener = UnixListener::bind_addr(&address(cluster, server).unwrap()).unwrap();
+        let mut first = connect(cluster, server).unwrap();
+        first.write_all(b"x").unwrap();
+        // It accepts none, and its backlog fills up.
+        let mut waiting = Vec::new();
+        let refused = (0..100_000).find_map(|_| match connect(cluster, server) {
+            Ok(stream) => {
+                waiting.push(stream);
+                None
+            }
+            Err(error) => Some(error.kind()),
+        });
+        assert_eq!(refused, Some(io::ErrorKind::WouldBlock), "{} connections", waiting.len());
+        drop(listener);
     }
 
     #[test]

@@ -131,6 +131,7 @@ fn requests() -> Vec<Request> {
         Request::ReserveInodes { count: 7 },
         Request::TouchAccess { inodes: vec![inode, InodeId(9)] },
         Request::CutTail { inode: InodeId(9) },
+        Request::Hold { inode: InodeId(9) },
         Request::Barrier { times: false },
         Request::Barrier { times: true },
     ]

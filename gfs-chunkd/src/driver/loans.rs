@@ -13,13 +13,14 @@ use gfs_local::words::Terms;
 use gfs_local::{Ledger, Loan};
 use parking_lot::Mutex;
 use std::fs::File;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 
 /// Places that are tried when all are taken.
-const TRIES: u32 = 8;
+const TRIES: u32 = 64;
 
 /// Which loans stand.
+///
+/// Lock order: the replica's lock, the places', a slot's loan.
 #[derive(Default)]
 pub struct Loans {
     book: OnceLock<Book>,
@@ -36,8 +37,8 @@ struct Book {
 
 #[derive(Default)]
 struct Places {
-    /// Whose loan is in each place that was used yet, if it stands.
-    owners: Vec<(Weak<Slot>, Loan)>,
+    /// Who had each place last that was used yet.
+    owners: Vec<Weak<Slot>>,
     free: Vec<u32>,
     /// The place that is freed next when none is.
     hand: u32,
@@ -54,17 +55,16 @@ impl Loans {
     fn lend(&self, slot: &Arc<Slot>, term: Term) -> Option<Loan> {
         let book = self.book.get()?;
         let mut places = self.places.lock();
-        if let Some(place) = slot.loan.load(Ordering::SeqCst).checked_sub(1) {
-            let (_, loan) = &places.owners[place as usize];
-            if loan.term == term.0 {
-                return Some(*loan);
-            }
-            self.give_up(slot, &mut places);
+        let standing = *slot.loan.lock();
+        match standing {
+            Some(loan) if loan.term == term.0 => return Some(loan),
+            Some(_) => places.free.extend(self.end(slot)),
+            None => {}
         }
         let place = self.free_place(&mut places)?;
         let loan = book.ledger.lend(place, term.0);
-        places.owners[place as usize] = (Arc::downgrade(slot), loan);
-        slot.loan.store(place + 1, Ordering::SeqCst);
+        places.owners[place as usize] = Arc::downgrade(slot);
+        *slot.loan.lock() = Some(loan);
         Some(loan)
     }
 
@@ -74,48 +74,34 @@ impl Loans {
         }
         let used = places.owners.len() as u32;
         if used < PLACES {
-            places.owners.push((Weak::new(), Loan { place: used, stamp: 0, term: 0 }));
+            places.owners.push(Weak::new());
             return Some(used);
         }
-        // One whose owner is just giving it up comes back by itself.
+        // One whose owner is just giving it up, or was deleted, comes back by itself.
         for _ in 0..TRIES {
             places.hand = (places.hand + 1) % PLACES;
-            let place = places.hand;
-            match places.owners[place as usize].0.upgrade() {
-                Some(owner) => {
-                    if owner.loan.compare_exchange(place + 1, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-                        self.erase(place);
-                        return Some(place);
-                    }
-                }
-                // It was deleted, and had its loan taken back before.
-                None => continue,
+            let owner = places.owners[places.hand as usize].upgrade();
+            if let Some(place) = owner.and_then(|owner| self.end(&owner)) {
+                return Some(place);
             }
         }
         None
     }
 
-    fn erase(&self, place: u32) {
+    /// Ends the loan of a replica and answers its place, which is nobody's then. Who finds no loan here knows that it has ended in the ledger.
+    fn end(&self, slot: &Slot) -> Option<u32> {
+        let mut loan = slot.loan.lock();
+        let place = loan.as_ref()?.place;
         if let Some(book) = self.book.get() {
             book.ledger.take_back(place);
         }
-    }
-
-    fn give_up(&self, slot: &Slot, places: &mut Places) {
-        if let Some(place) = slot.loan.swap(0, Ordering::SeqCst).checked_sub(1) {
-            self.erase(place);
-            places.free.push(place);
-        }
+        *loan = None;
+        Some(place)
     }
 
     /// Ends the loan of a replica, if one stands. What changes the replica comes after this.
     pub fn take_back(&self, slot: &Slot) {
-        if slot.loan.load(Ordering::SeqCst) == 0 {
-            return;
-        }
-        if let Some(place) = slot.loan.swap(0, Ordering::SeqCst).checked_sub(1) {
-            // Not under the lock: nobody waits for a loan to end.
-            self.erase(place);
+        if let Some(place) = self.end(slot) {
             self.places.lock().free.push(place);
         }
     }
@@ -123,10 +109,9 @@ impl Loans {
     /// Ends all loans: a disk has failed, and what its files say may change by itself.
     pub fn take_all_back(&self) {
         let mut places = self.places.lock();
-        let owners: Vec<Arc<Slot>> = places.owners.iter().filter_map(|(owner, _)| owner.upgrade()).collect();
-        for owner in owners {
-            self.give_up(&owner, &mut places);
-        }
+        let ended: Vec<u32> =
+            places.owners.iter().filter_map(Weak::upgrade).filter_map(|owner| self.end(&owner)).collect();
+        places.free.extend(ended);
     }
 }
 

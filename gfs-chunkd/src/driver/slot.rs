@@ -199,8 +199,8 @@ pub struct Slot {
     waiting: AtomicBool,
     /// The newest epoch in which this server has left; 0 is none.
     left: AtomicU32,
-    /// The place of its loan in the ledger, plus one; 0 is none. Only for `super::loans`.
-    pub(super) loan: AtomicU32,
+    /// Its loan, if one stands. Only for `super::loans`.
+    pub(super) loan: Mutex<Option<gfs_local::Loan>>,
 }
 
 impl Slot {
@@ -216,7 +216,7 @@ impl Slot {
             settled: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             left: AtomicU32::new(0),
-            loan: AtomicU32::new(0),
+            loan: Mutex::new(None),
         };
         slot.publish(&slot.state.lock());
         slot

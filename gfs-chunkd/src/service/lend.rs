@@ -14,6 +14,8 @@ use tokio::sync::{Semaphore, watch};
 
 /// Clients that may be connected at a time.
 const CLIENTS: usize = 256;
+/// Replicas that are being lent at a time: with more, disks do not answer, and the threads that wait for them are needed elsewhere.
+const AT_ONCE: usize = 16;
 /// An answer is taken within this, or the client is gone.
 const SEND: Duration = Duration::from_secs(5);
 /// After an error that may go on.
@@ -26,6 +28,7 @@ pub async fn run(driver: Arc<Driver>, cluster: ClusterId, mut shutdown: watch::R
         Err(error) => return tracing::warn!(%error, "replicas are not lent to clients of this machine"),
     };
     let clients = Arc::new(Semaphore::new(CLIENTS));
+    let loans = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -33,10 +36,10 @@ pub async fn run(driver: Arc<Driver>, cluster: ClusterId, mut shutdown: watch::R
         };
         match (accepted, clients.clone().try_acquire_owned()) {
             (Ok((stream, _)), Ok(permit)) => {
-                let (driver, mut shutdown) = (driver.clone(), shutdown.clone());
+                let (driver, loans, mut shutdown) = (driver.clone(), loans.clone(), shutdown.clone());
                 tokio::spawn(async move {
                     tokio::select! {
-                        ended = serve(&driver, stream) => {
+                        ended = serve(&driver, &loans, stream) => {
                             if let Err(error) = ended {
                                 tracing::debug!(%error, "a client that borrows replicas is gone");
                             }
@@ -61,7 +64,7 @@ fn listen(driver: &Driver, cluster: ClusterId) -> io::Result<UnixListener> {
     UnixListener::from_std(listener)
 }
 
-async fn serve(driver: &Arc<Driver>, mut stream: UnixStream) -> io::Result<()> {
+async fn serve(driver: &Arc<Driver>, loans: &Arc<Semaphore>, mut stream: UnixStream) -> io::Result<()> {
     if !words::is_trusted(stream.peer_cred()?.uid()) {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "a client of another user"));
     }
@@ -75,8 +78,18 @@ async fn serve(driver: &Arc<Driver>, mut stream: UnixStream) -> io::Result<()> {
         let Some(handle) = words::decode_ask(&ask) else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a question that can't be understood"));
         };
-        let taken = driver.clone();
-        let lent = driver.spawn_blocking(move || taken.lend(handle)).await.map_err(io::Error::other)?;
+        let lent = match loans.clone().try_acquire_owned() {
+            Ok(permit) => {
+                let taken = driver.clone();
+                let lending = driver.spawn_blocking(move || {
+                    // Held as long as the thread is, also when nobody waits any more.
+                    let _permit = permit;
+                    taken.lend(handle)
+                });
+                lending.await.map_err(io::Error::other)?
+            }
+            Err(_) => None,
+        };
         let (answer, file) = match &lent {
             Some((terms, file)) => (words::encode_answer(Some(terms)), Some(file.as_fd())),
             None => (words::encode_answer(None), None),

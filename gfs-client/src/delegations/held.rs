@@ -5,9 +5,12 @@ use crate::liveness::Vouched;
 use crate::locations::{Locations, Window};
 use gfs_core::ids::{ChunkHandle, Epoch, InodeId};
 use gfs_core::meta::delegations as rules;
-use gfs_core::meta::request::{AttributeChanges, Attributes, Credentials, FlushedFile, Timestamp, UsedChunk};
+use gfs_core::meta::request::{
+    AttributeChanges, Attributes, ChunkLocation, Credentials, FlushedFile, Timestamp, UsedChunk,
+};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,6 +25,8 @@ const LONGEST: Duration = Duration::from_secs(20);
 pub(super) const RECALL_WAITS: Duration = Duration::from_secs(8);
 /// Writes of older files are not answered early, so that their end has not to wait.
 pub(super) const YOUNG: Duration = Duration::from_secs(15);
+/// A file that has been held for so long is probably written for longer: the master is asked to commit that.
+const SETTLED: Duration = Duration::from_secs(5);
 /// Space is counted in blocks of so many bytes.
 const BLOCK: u64 = 4096;
 /// Bytes in chunks that the master does not know of, beyond which it is told at once.
@@ -47,7 +52,8 @@ struct Progress {
 /// One file.
 pub(crate) struct Held {
     inode: InodeId,
-    pub(super) name: (InodeId, Vec<u8>),
+    /// Under which it was made; `None`: it was there before.
+    pub(super) name: Option<(InodeId, Vec<u8>)>,
     grant: Grant,
     vouched: Vouched,
     loose: Arc<AtomicU64>,
@@ -81,17 +87,21 @@ struct State {
     since: Option<Instant>,
     untold_bytes: u64,
     in_flight: bool,
-    /// Answered writes that are not carried out, their bytes, and the furthest end of one.
+    /// Answered writes that are not carried out.
     behind: Behind,
     /// The master's clock when it was given, and when that was.
     clock: (Timestamp, Instant),
+    /// The master knows of it as long as it lasts, also a restarted one: it need not end soon.
+    lasting: bool,
+    /// It was asked for, or need not be.
+    asked_to_last: bool,
 }
 
 /// Writes that were answered and are not carried out.
 #[derive(Clone, Copy, Default)]
 struct Behind {
     writes: u64,
-    bytes: u64,
+    /// The furthest end of one; without a gap from the end of what is carried out.
     end: u64,
     /// They go on without the delegation, whose end waits for them no more.
     detached: bool,
@@ -109,6 +119,8 @@ pub(crate) struct Report {
     version: u64,
     /// All chunks that are attached, at the end of the delegation.
     pub(crate) chunks: Window,
+    /// The master has committed that it is held.
+    pub(crate) lasting: bool,
 }
 
 impl State {
@@ -127,16 +139,31 @@ impl State {
     fn shown(&self) -> Attributes {
         let mut shown = self.attributes.clone();
         if self.behind.writes > 0 {
-            shown.size = shown.size.max(self.behind.end);
-            shown.allocated += self.behind.bytes.next_multiple_of(BLOCK);
+            let (size, end) = (shown.size, shown.size.max(self.behind.end));
+            shown.size = end;
+            // Within the size, what is written was stored before.
+            shown.allocated += end.next_multiple_of(BLOCK) - size.next_multiple_of(BLOCK);
         }
         shown
+    }
+
+    /// Whether there is no hole where a range is within the size.
+    fn is_stored(&self, range: &Range<u64>, chunk_size: u64) -> bool {
+        let size = self.attributes.size;
+        let (first, last) = (range.start / chunk_size, range.end.min(size).saturating_sub(1) / chunk_size);
+        range.start >= size
+            || (first..=last).all(|index| {
+                let whole = (size - index * chunk_size).min(chunk_size).next_multiple_of(BLOCK).min(chunk_size);
+                let stored = u32::try_from(index).ok().and_then(|index| self.stored.get(&index));
+                stored.is_some_and(|stored| *stored >= whole)
+            })
     }
 
     /// Whether the end has to wait for writes that were answered: not for ever, the master relies on it.
     fn waits(&self, now: Instant) -> bool {
         let in_time = self.asked.is_none_or(|asked| now < asked + RECALL_WAITS);
-        self.behind.writes > 0 && !self.behind.detached && in_time && now < self.clock.1 + 2 * LONGEST
+        let young = self.lasting || now < self.clock.1 + 2 * LONGEST;
+        self.behind.writes > 0 && !self.behind.detached && in_time && young
     }
 
     fn due(&self) -> Option<Instant> {
@@ -144,13 +171,18 @@ impl State {
             return None;
         }
         let waits = self.waits(Instant::now());
+        let end = |times: u32| if self.lasting { None } else { Some(self.clock.1 + times * LONGEST) };
         let longest = match self.asked {
-            Some(asked) if waits => (asked + RECALL_WAITS).min(self.clock.1 + 2 * LONGEST),
-            _ if waits => self.clock.1 + 2 * LONGEST,
-            _ => self.clock.1 + LONGEST,
+            Some(asked) if waits => end(2).into_iter().chain([asked + RECALL_WAITS]).min(),
+            _ if waits => end(2),
+            _ => end(1),
         };
         let at_once = (self.recalled && !waits) || self.wanted > self.told_version || self.untold_bytes >= MAX_UNTOLD;
-        if at_once { Some(self.clock.1) } else { Some(self.since.map_or(longest, |since| longest.min(since + LATEST))) }
+        if at_once {
+            Some(self.clock.1)
+        } else {
+            longest.into_iter().chain(self.since.map(|since| since + LATEST)).min()
+        }
     }
 }
 
@@ -182,9 +214,65 @@ impl Held {
             in_flight: false,
             behind: Behind::default(),
             clock: (made.ctime, Instant::now()),
+            lasting: false,
+            asked_to_last: false,
         };
         let progress = watch::Sender::new(Progress::default());
-        Self { inode: made.inode, name, grant, vouched, loose, state: Mutex::new(state), progress }
+        Self { inode: made.inode, name: Some(name), grant, vouched, loose, state: Mutex::new(state), progress }
+    }
+
+    /// A file that was there before, and is this session's to change as long as it wants: as it is `now`, with all its chunks.
+    pub(super) fn existing(
+        attributes: &Attributes,
+        chunks: &[ChunkLocation],
+        now: Timestamp,
+        grant: Grant,
+        vouched: Vouched,
+        loose: Arc<AtomicU64>,
+    ) -> Self {
+        let held = Self::new(attributes, (InodeId(0), Vec::new()), grant, vouched, loose);
+        {
+            let mut state = held.state.lock();
+            state.chunks = chunks.iter().map(|chunk| (chunk.index, chunk.handle)).collect();
+            state.stored = chunks.iter().map(|chunk| (chunk.index, chunk.stored.bytes())).collect();
+            state.clock.0 = now;
+            (state.lasting, state.asked_to_last) = (true, true);
+        }
+        Self { name: None, ..held }
+    }
+
+    /// Whether it has been held for so long that the master is to commit that it is: true once.
+    pub(crate) fn shall_last(&self) -> bool {
+        let mut state = self.state.lock();
+        let due = state.phase == Phase::Held && state.clock.1.elapsed() >= SETTLED;
+        due && !std::mem::replace(&mut state.asked_to_last, true)
+    }
+
+    /// The master has committed that it is held; false when it is held no more.
+    pub(crate) fn lasts(&self) -> bool {
+        let mut state = self.state.lock();
+        state.lasting = state.phase == Phase::Held;
+        state.lasting
+    }
+
+    /// Whether the master has committed that it is held.
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.state.lock().lasting
+    }
+
+    /// Whether the end of the file's being open is told with its end here.
+    fn is_own(&self) -> bool {
+        self.name.is_some()
+    }
+
+    /// Nobody here writes it any more: it is given back.
+    pub(crate) fn let_go(&self) -> bool {
+        let mut state = self.state.lock();
+        if self.is_own() || state.phase != Phase::Held {
+            return false;
+        }
+        state.recalled = true;
+        true
     }
 
     /// Which file.
@@ -200,23 +288,28 @@ impl Held {
         state.phase == Phase::Held && self.vouched.is_sure()
     }
 
-    /// The attributes, with the grant that the file was made under.
+    /// The attributes, with the grant that the file was made under; none if it was there before.
     pub(crate) fn attributes(&self) -> Option<(Attributes, Grant)> {
         let state = self.state.lock();
         self.knows(&state).then(|| (state.shown(), self.grant.clone()))
     }
 
-    /// An answered write that ends at `end` is to be carried out later; false when it has to be carried out now. Its times are set.
-    pub(crate) fn begin_behind(&self, end: u64, bytes: u64) -> bool {
+    /// A write of `range` is answered and is to be carried out later; false when it has to be carried out now: also when how much of the
+    /// file is stored after it could not be said before. Its times are set.
+    pub(crate) fn begin_behind(&self, range: &Range<u64>, chunk_size: u64) -> bool {
         let mut state = self.state.lock();
         let asked = state.recalled || state.wanted > state.told_version;
-        let late = state.closed || state.behind.detached || state.clock.1.elapsed() >= YOUNG;
+        let old = !state.lasting && state.clock.1.elapsed() >= YOUNG;
+        let late = state.closed || state.behind.detached || old;
         if asked || late || !self.may_change(&state) || !rules::is_plain(&state.attributes) {
             return false;
         }
+        let gap = range.start > state.attributes.size.max(state.behind.end);
+        if gap || !state.is_stored(range, chunk_size) {
+            return false;
+        }
         state.behind.writes += 1;
-        state.behind.bytes += bytes;
-        state.behind.end = state.behind.end.max(end);
+        state.behind.end = state.behind.end.max(range.end);
         let now = state.now();
         rules::write(&mut state.attributes, None, now);
         state.changed();
@@ -224,9 +317,8 @@ impl Held {
     }
 
     /// One of them is carried out, or was given up. Whether somebody waits for that.
-    pub(crate) fn end_behind(&self, bytes: u64) -> bool {
+    pub(crate) fn end_behind(&self) -> bool {
         let mut state = self.state.lock();
-        state.behind.bytes -= bytes;
         state.behind.writes -= 1;
         if state.behind.writes == 0 {
             state.behind.end = 0;
@@ -341,7 +433,7 @@ impl Held {
     /// The file was closed: true when its hold goes with the delegation, false when the master is to be told apart.
     pub(crate) fn close(&self) -> bool {
         let mut state = self.state.lock();
-        if state.phase == Phase::Held {
+        if state.phase == Phase::Held && self.is_own() {
             state.closed = true;
             state.since.get_or_insert_with(Instant::now);
         }
@@ -353,7 +445,7 @@ impl Held {
         if state.due().is_none_or(|due| due > now) {
             return None;
         }
-        let asked = state.recalled || state.closed || state.clock.1 + LONGEST <= now;
+        let asked = state.recalled || state.closed || (!state.lasting && state.clock.1 + LONGEST <= now);
         let ends = asked && !state.waits(now);
         if ends {
             state.phase = Phase::Ending;
@@ -369,15 +461,17 @@ impl Held {
             let chunk = |index: &u32| Some((*index, *state.chunks.get(index)?));
             file.attach = fresh.iter().filter_map(chunk).collect();
             let told = counted.union(&fresh).filter_map(chunk);
-            file.used = told
-                .map(|(index, handle)| UsedChunk { index, handle, cut: Epoch(0), stored: locations.count(handle) })
-                .collect();
+            // An older file may have been cut before it was held; since then nobody has.
+            let cut = if state.lasting { Epoch(u32::MAX) } else { Epoch(0) };
+            file.used =
+                told.map(|(index, handle)| UsedChunk { index, handle, cut, stored: locations.count(handle) }).collect();
             file.min_size = (state.attributes.size > state.told.size).then_some(state.attributes.size);
             file.changes = rules::difference(&state.told, &state.attributes);
         }
         let (attributes, version) = (state.attributes.clone(), state.version);
         let chunks = if ends { state.chunks.clone() } else { Window::new() };
-        Some(Report { held: self.clone(), file, ends, closes: ends && state.closed, attributes, version, chunks })
+        let (closes, lasting) = (ends && state.closed, state.lasting);
+        Some(Report { held: self.clone(), file, ends, closes, attributes, version, chunks, lasting })
     }
 
     /// When the master is to be told something of it.

@@ -12,7 +12,7 @@ use crate::grants::{Grant, Stamp};
 use crate::liveness::Vouched;
 use crate::locations::Locations;
 use gfs_core::ids::InodeId;
-use gfs_core::meta::request::{Answer, Attributes, FileType};
+use gfs_core::meta::request::{Answer, Attributes, ChunkLocation, FileType, Timestamp};
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
@@ -53,13 +53,21 @@ struct Table {
     unknown: BTreeSet<InodeId>,
     /// Counts what was said of them at the beginning of a connection.
     claims: u64,
+    /// How many of the files were there before they were held: their names are not known.
+    unnamed: usize,
 }
 
 impl Table {
     fn forget(&mut self, held: &Held) {
-        self.files.remove(&held.inode());
-        if self.names.get(&held.name) == Some(&held.inode()) {
-            self.names.remove(&held.name);
+        if self.files.remove(&held.inode()).is_none() {
+            return;
+        }
+        match &held.name {
+            Some(name) if self.names.get(name) == Some(&held.inode()) => {
+                self.names.remove(name);
+            }
+            Some(_) => {}
+            None => self.unnamed -= 1,
         }
     }
 }
@@ -74,6 +82,7 @@ impl Default for Delegations {
                 refused: LruCache::new(MAX_REFUSED),
                 unknown: BTreeSet::new(),
                 claims: 0,
+                unnamed: 0,
             }),
             work: Notify::new(),
             vouched: Vouched::default(),
@@ -115,6 +124,51 @@ impl Delegations {
         if first {
             self.work.notify_one();
         }
+    }
+
+    /// A file is about to be asked for: what was asked back before is past. To be remembered until it is there.
+    pub(crate) fn asks_for(&self, inode: InodeId) -> u64 {
+        let mut table = self.table.lock();
+        table.refused.pop(&inode);
+        table.claims
+    }
+
+    /// The master has committed that this session holds a file that was there before, as it is `now`, with all its chunks. Given back at once,
+    /// and false, when it was asked back already or what is held was said meanwhile.
+    pub(crate) fn holds_existing(
+        &self,
+        (attributes, chunks): (&Attributes, &[ChunkLocation]),
+        now: Timestamp,
+        grant: Grant,
+        claims: u64,
+    ) -> bool {
+        let inode = attributes.inode;
+        let mut table = self.table.lock();
+        if table.refused.contains(&inode) || table.claims != claims || table.files.contains_key(&inode) {
+            table.unknown.insert(inode);
+            self.work.notify_one();
+            return false;
+        }
+        let held = Held::existing(attributes, chunks, now, grant, self.vouched.clone(), self.loose.clone());
+        table.unnamed += 1;
+        table.files.insert(inode, Arc::new(held));
+        self.work.notify_one();
+        true
+    }
+
+    /// The master takes this session for the holder of a file, and it is none.
+    pub(crate) fn disowns(&self, inode: InodeId) {
+        self.table.lock().unknown.insert(inode);
+        self.work.notify_one();
+    }
+
+    /// Files that were there before they were held: whatever is done to a name may concern them.
+    pub(crate) fn unnamed(&self) -> Vec<Arc<Held>> {
+        let table = self.table.lock();
+        if table.unnamed == 0 {
+            return Vec::new();
+        }
+        table.files.values().filter(|held| held.name.is_none()).cloned().collect()
     }
 
     /// The file, if this session holds it.

@@ -5,10 +5,11 @@ use super::*;
 use crate::grants::{Grants, Keys};
 use crate::locations::Locations;
 use gfs_core::ids::ChunkHandle;
-use gfs_core::meta::request::{AttributeChanges, Credentials, SetTime, Timestamp};
+use gfs_core::meta::request::{AttributeChanges, Credentials, SetTime, Stored, Timestamp};
 use std::time::Duration;
 
 const FILE: InodeId = InodeId(9);
+const CHUNK: u64 = 64 << 10;
 
 fn made() -> Attributes {
     Attributes {
@@ -52,7 +53,7 @@ pub(crate) fn held() -> Arc<Held> {
 async fn an_answered_write_is_shown_here_and_told_when_it_is_carried_out() {
     let (delegations, grants, locations) = setup();
     let held = delegations.get(FILE).unwrap();
-    assert!(held.begin_behind(100, 100) && held.begin_behind(5_000, 4_900));
+    assert!(held.begin_behind(&(0..100), CHUNK) && held.begin_behind(&(100..5000), CHUNK));
     let shown = held.attributes().unwrap().0;
     assert_eq!((shown.size, shown.allocated), (5_000, 8_192));
     assert_eq!(held.layout(0, 9).unwrap().0.size, 0, "what is carried out");
@@ -63,7 +64,7 @@ async fn an_answered_write_is_shown_here_and_told_when_it_is_carried_out() {
     assert_eq!((told.file.min_size, told.file.changes.mtime), (None, Some(SetTime::At(Timestamp(77)))));
     delegations.told(&told, grants.stamp().order);
     assert!(held.write(&[(0, ChunkHandle(7))], std::iter::empty(), Some(5_000), false, &locations));
-    assert!(!held.end_behind(100) && !held.end_behind(4_900), "nobody asks for it");
+    assert!(!held.end_behind() && !held.end_behind(), "nobody asks for it");
     let rest = recalled(&delegations, &locations);
     assert_eq!(
         (rest.file.min_size, rest.file.changes.mtime),
@@ -77,9 +78,9 @@ async fn an_answered_write_is_shown_here_and_told_when_it_is_carried_out() {
 async fn the_end_waits_for_answered_writes_but_not_for_ever() {
     let (delegations, grants, locations) = setup();
     let held = delegations.get(FILE).unwrap();
-    assert!(held.begin_behind(100, 100));
+    assert!(held.begin_behind(&(0..100), CHUNK));
     delegations.recall([FILE].into_iter());
-    assert!(!held.begin_behind(200, 100), "taken although it is asked back");
+    assert!(!held.begin_behind(&(100..200), CHUNK), "taken although it is asked back");
     tokio::time::advance(LATEST).await;
     let told = delegations.reports(&locations, |_| true).0.remove(0);
     assert!(!told.ends);
@@ -94,30 +95,30 @@ async fn the_end_waits_for_answered_writes_but_not_for_ever() {
     assert_eq!(delegations.loose(), None);
     let (delegations, _, locations) = setup();
     let held = delegations.get(FILE).unwrap();
-    assert!(held.begin_behind(100, 100));
+    assert!(held.begin_behind(&(0..100), CHUNK));
     held.detach();
-    assert!(!held.begin_behind(200, 100) && recalled(&delegations, &locations).ends);
+    assert!(!held.begin_behind(&(100..200), CHUNK) && recalled(&delegations, &locations).ends);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_end_that_this_client_asks_for_waits_longer_than_one_that_the_master_asks_for() {
     let (delegations, _, locations) = setup();
     let held = delegations.get(FILE).unwrap();
-    assert!(held.begin_behind(100, 100));
+    assert!(held.begin_behind(&(0..100), CHUNK));
     let _ended = held.wait_ended();
     tokio::time::advance(RECALL_WAITS).await;
     assert!(
         delegations.reports(&locations, |_| true).0.iter().all(|report| !report.ends),
         "a rename would pass the write by"
     );
-    assert!(held.end_behind(100), "it is waited for");
+    assert!(held.end_behind(), "it is waited for");
 }
 
 #[tokio::test(start_paused = true)]
 async fn answered_writes_of_a_lost_file_count_as_lost_and_old_files_get_none() {
     let (delegations, grants, locations) = setup();
     let held = delegations.get(FILE).unwrap();
-    assert!(held.begin_behind(100, 100));
+    assert!(held.begin_behind(&(0..100), CHUNK));
     tokio::time::advance(LATEST).await;
     let told = delegations.reports(&locations, |_| true).0.remove(0);
     delegations.told(&told, grants.stamp().order);
@@ -125,20 +126,20 @@ async fn answered_writes_of_a_lost_file_count_as_lost_and_old_files_get_none() {
     assert!(!delegations.lose(&held), "told twice");
     let (delegations, ..) = setup();
     tokio::time::advance(YOUNG).await;
-    assert!(!delegations.get(FILE).unwrap().begin_behind(100, 100));
+    assert!(!delegations.get(FILE).unwrap().begin_behind(&(0..100), CHUNK));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_file_closed_before_its_writes_are_carried_out_is_given_back_after_them() {
     let (delegations, grants, locations) = setup();
     let held = delegations.get(FILE).unwrap();
-    assert!(held.begin_behind(100, 100) && held.close());
+    assert!(held.begin_behind(&(0..100), CHUNK) && held.close());
     tokio::time::advance(LATEST).await;
     let told = delegations.reports(&locations, |_| true).0.remove(0);
     assert!(!told.ends);
     delegations.told(&told, grants.stamp().order);
     // Given up: nothing was carried out.
-    assert!(!held.end_behind(100));
+    assert!(!held.end_behind());
     tokio::time::advance(LATEST).await;
     let report = delegations.reports(&locations, |_| true).0.remove(0);
     assert!(report.ends && report.closes);
@@ -247,4 +248,78 @@ async fn a_closed_file_is_given_back_and_a_lost_one_says_whether_anything_was() 
     held.change(&Credentials::default(), &times).unwrap();
     assert!(delegations.lose(&held));
     assert!(!held.close(), "its close would go with a flush that never comes");
+}
+
+#[test]
+fn a_write_after_which_it_is_not_known_what_is_stored_is_not_answered_early() {
+    let (delegations, _, locations) = setup();
+    let held = delegations.get(FILE).unwrap();
+    assert!(!held.begin_behind(&(1..2), CHUNK), "a gap before it");
+    assert!(held.begin_behind(&(0..100), CHUNK) && held.begin_behind(&(50..5_000), CHUNK));
+    assert!(!held.begin_behind(&(5_001..6_000), CHUNK), "a gap behind what waits");
+    assert_eq!(held.attributes().unwrap().0.allocated, 8_192);
+    // As the primary counts: a hole is in the first chunk, none in the second.
+    let stored = |blocks| Stored { blocks, ..Stored::default() };
+    locations.count_seen(ChunkHandle(7), stored(15));
+    locations.count_seen(ChunkHandle(8), stored(2));
+    let size = CHUNK + 5_000;
+    assert!(held.write(&[(0, ChunkHandle(7)), (1, ChunkHandle(8))], std::iter::empty(), Some(size), true, &locations));
+    assert!(!held.begin_behind(&(0..100), CHUNK), "perhaps into the hole");
+    assert!(!held.begin_behind(&(CHUNK - 1..CHUNK + 1), CHUNK));
+    assert!(held.begin_behind(&(CHUNK..CHUNK + 9), CHUNK) && held.begin_behind(&(size - 1..size + 10_000), CHUNK));
+    assert_eq!(held.attributes().unwrap().0.allocated, (15 + 4) * 4_096);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_was_there_is_held_until_it_is_asked_back_or_not_written_any_more() {
+    let (delegations, grants, locations) = (Delegations::default(), Grants::default(), Locations::new());
+    let existing = Attributes { size: 5_000, ctime: Timestamp(5), ..made() };
+    let chunk = ChunkLocation {
+        index: 0,
+        handle: ChunkHandle(7),
+        configuration: Default::default(),
+        stored: Stored { blocks: 2, ..Stored::default() },
+    };
+    let claims = delegations.asks_for(FILE);
+    let grant = || Grant::new(grants.stamp(), 0, Keys::default());
+    let now = Timestamp(1_000);
+    assert!(delegations.holds_existing((&existing, &[chunk.clone()]), now, grant(), claims));
+    assert!(!delegations.holds_existing((&existing, &[chunk.clone()]), now, grant(), claims), "twice");
+    let held = delegations.get(FILE).unwrap();
+    assert_eq!(held.layout(0, 9).unwrap().1.get(&0), Some(&ChunkHandle(7)));
+    tokio::time::advance(2 * YOUNG).await;
+    assert!(held.begin_behind(&(10..20), CHUNK), "it need not end soon");
+    let shown = held.attributes().unwrap().0;
+    assert!(shown.mtime.0 > 1_000 && (shown.size, shown.allocated) == (5_000, 0));
+    held.end_behind();
+    tokio::time::advance(LATEST).await;
+    let told = delegations.reports(&locations, |_| true).0.remove(0);
+    assert!(!told.ends && told.lasting);
+    delegations.told(&told, grants.stamp().order);
+    assert!(!held.close(), "that it is open is told apart");
+    assert!(held.let_go());
+    let last = delegations.reports(&locations, |_| true).0.remove(0);
+    assert!(last.ends && last.lasting && !last.closes);
+    delegations.told(&last, grants.stamp().order);
+    assert!(delegations.is_idle() && delegations.unnamed().is_empty());
+    // Asked back before this client knew: it is given back, and may be asked for again.
+    let claims = delegations.asks_for(FILE);
+    delegations.recall([FILE].into_iter());
+    assert!(!delegations.holds_existing((&existing, &[chunk.clone()]), now, grant(), claims));
+    assert_eq!(delegations.reports(&locations, |_| true).1.into_iter().collect::<Vec<_>>(), [FILE]);
+    let claims = delegations.asks_for(FILE);
+    assert!(delegations.holds_existing((&existing, &[chunk]), now, grant(), claims));
+    assert_eq!(delegations.unnamed().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_file_that_is_held_for_long_is_made_to_last_once() {
+    let (delegations, ..) = setup();
+    let held = delegations.get(FILE).unwrap();
+    assert!(!held.shall_last());
+    tokio::time::advance(YOUNG - Duration::from_secs(5)).await;
+    assert!(held.shall_last() && !held.shall_last());
+    assert!(held.lasts() && held.is_lasting());
+    tokio::time::advance(2 * YOUNG).await;
+    assert!(held.begin_behind(&(0..10), CHUNK));
 }

@@ -9,11 +9,13 @@
 use super::write::Manner;
 use super::{FileState, OpenFile};
 use crate::client::Client;
-use crate::data::{Attempt, Behalf, first_of};
+use crate::data::Behalf;
 use crate::delegations::{Delegations, Held};
 use crate::error::ClientError;
 use crate::limit::{CallContext, CallLimit};
 use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use gfs_core::meta::request::Credentials;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -24,7 +26,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-/// Beyond the first bytes of a file, writes longer than `LITTLE` have a budget of their own, and wait for it.
+/// Beyond the first bytes of a file, writes longer than `LITTLE` have a budget of their own.
 const SMALL: u64 = 4 << 20;
 const LITTLE: usize = 32 << 10;
 /// Bytes that may wait in all files of a client, of such large writes and of all others.
@@ -33,17 +35,20 @@ const MOST: usize = 16 << 20;
 /// A piece counts as so many bytes at least: small ones cost time, and more memory than their bytes.
 const LEAST: usize = 4 << 10;
 /// Pieces of one file that may wait.
-const PIECES: usize = 1024;
+const PIECES: usize = 8192;
 /// Nothing more is taken when nothing was carried out for so long: who would have to wait shall wait.
 const BRISK: Duration = Duration::from_millis(500);
+/// Nothing more of a file is taken when the oldest piece has waited for so long: how much waits follows the pace of the servers, so that
+/// whoever asks for the file waits for it in time (`RECALL_WAITS` of the delegations).
+const OLDEST: Duration = Duration::from_secs(2);
 /// What could not be carried out under its delegation is given up after so long: everything else of the client waits for it.
 const LOOSE: Duration = Duration::from_secs(10);
-/// Files of which something is written at a time.
-const AT_ONCE: usize = 32;
+/// Pieces that are written at a time, of all files.
+const AT_ONCE: usize = 256;
 /// Pieces that follow each other are written as one up to this length.
 const JOINED: usize = 1 << 20;
-/// Pieces of one file that are written at a time.
-const UNDER_WAY: usize = 6;
+/// Pieces of one file that are written at a time, with so many bytes together, or with fewer if they are small.
+const UNDER_WAY: (usize, usize) = (64, 6 << 20);
 /// With less room than this in the cluster nothing is taken.
 const AMPLE: u64 = 2 << 30;
 /// An outage is waited for so many times longer than by a call: nobody who could try again waits here.
@@ -102,6 +107,8 @@ pub(super) struct Behind {
 struct Queue {
     waiting: VecDeque<Piece>,
     failed: Option<ClientError>,
+    /// One has failed, and others are still on their way: the file is shown longer than it will be.
+    failing: bool,
 }
 
 /// Bytes that are written as one.
@@ -113,6 +120,7 @@ struct Piece {
     session: u64,
     /// The answered writes that it is.
     answered: Vec<Answered>,
+    since: Instant,
 }
 
 impl Piece {
@@ -124,7 +132,6 @@ impl Piece {
 /// One answered write, until it is carried out or given up: then this is dropped.
 struct Answered {
     held: Arc<Held>,
-    bytes: u64,
     shared: Arc<Shared>,
     delegations: Arc<Delegations>,
     _permit: OwnedSemaphorePermit,
@@ -133,7 +140,7 @@ struct Answered {
 impl Drop for Answered {
     fn drop(&mut self) {
         self.shared.end();
-        if self.held.end_behind(self.bytes) {
+        if self.held.end_behind() {
             self.delegations.work.notify_one();
         }
     }
@@ -217,6 +224,7 @@ impl Drop for Finish<'_> {
         if std::thread::panicking() {
             let mut queue = self.0.queue.lock();
             queue.waiting.clear();
+            queue.failing = false;
             self.0.busy.store(false, Ordering::Release);
         }
         self.0.emptied.notify_waiters();
@@ -330,16 +338,14 @@ impl OpenFile {
     ) -> Result<(), ClientError> {
         let end = self.end_of(offset, data.len() as u64)?;
         let inner = &self.client().inner;
+        self.wish_to_hold(context).await;
         if !data.is_empty() && data.len() <= MOST && inner.delegations.get(self.inner.inode).is_some() {
             let large = end > SMALL && data.len() > LITTLE;
             let cost = data.len().max(LEAST) as u32;
-            let permit = if large {
-                let room = inner.behind.large.clone().acquire_many_owned(cost);
-                context.limit.run("write", room).await?.ok()
-            } else {
-                inner.behind.bytes.clone().try_acquire_many_owned(cost).ok()
-            };
-            if let Some(permit) = permit
+            let budget = if large { &inner.behind.large } else { &inner.behind.bytes };
+            // Another file may have it all, and its servers not answer: then this one waits for its own.
+            let room = tokio::time::timeout(BRISK, budget.clone().acquire_many_owned(cost));
+            if let Ok(Ok(permit)) = context.limit.run("write", room).await?
                 && self.queue(offset, &data, permit)?
             {
                 return Ok(());
@@ -354,6 +360,7 @@ impl OpenFile {
     /// # Errors
     /// As `append`.
     pub(super) async fn append_behind(&self, context: &CallContext, data: &Bytes) -> Result<Option<u64>, ClientError> {
+        self.wish_to_hold(context).await;
         let delegations = &self.client().inner.delegations;
         if data.is_empty() || data.len() > LITTLE || delegations.get(self.inner.inode).is_none() {
             return Ok(None);
@@ -403,18 +410,20 @@ impl OpenFile {
         }
         let behind = &self.state().behind;
         let mut queue = behind.queue.lock();
-        let busy = queue.waiting.len() >= PIECES || behind.waiters.load(Ordering::Acquire) > 0;
-        if busy || queue.failed.is_some() || !inner.behind.begin() {
+        let slow = queue.waiting.front().is_some_and(|piece| piece.since.elapsed() >= OLDEST);
+        let busy = queue.waiting.len() >= PIECES || slow || behind.waiters.load(Ordering::Acquire) > 0;
+        if busy || queue.failing || queue.failed.is_some() || !inner.behind.begin() {
             return Ok(false);
         }
-        let bytes = data.len() as u64;
-        if !held.begin_behind(offset + bytes, bytes) {
+        let range = offset..offset + data.len() as u64;
+        if !held.begin_behind(&range, inner.chunk_size) {
             inner.behind.end();
             return Ok(false);
         }
         let (shared, delegations) = (inner.behind.clone(), inner.delegations.clone());
-        let answered = Answered { held: held.clone(), bytes, shared, delegations, _permit: permit };
-        queue.waiting.push_back(Piece { offset, data: data.clone(), held, session, answered: vec![answered] });
+        let answered = Answered { held: held.clone(), shared, delegations, _permit: permit };
+        let since = Instant::now();
+        queue.waiting.push_back(Piece { offset, data: data.clone(), held, session, answered: vec![answered], since });
         if !behind.busy.swap(true, Ordering::AcqRel) {
             let file = self.clone();
             tokio::spawn(async move { file.write_waiting().await });
@@ -429,7 +438,7 @@ impl OpenFile {
         let behind = &self.state().behind;
         let _end = Finish(behind);
         let turns = Turns::default();
-        let mut running: Vec<Attempt<'_, Range<u64>>> = Vec::new();
+        let mut running = FuturesUnordered::new();
         let mut under_way: Vec<Range<u64>> = Vec::new();
         for number in 0.. {
             let piece = loop {
@@ -437,8 +446,10 @@ impl OpenFile {
                 if running.is_empty() {
                     // What failed, and what was under way with it, is over; what was answered since then has its own fate.
                     turns.begin(number);
+                    behind.queue.lock().failing = false;
                 }
-                let room = running.len() < UNDER_WAY && !turns.have_failed();
+                let bytes: u64 = under_way.iter().map(|range| range.end - range.start).sum();
+                let room = running.len() < UNDER_WAY.0 && bytes < UNDER_WAY.1 as u64 && !turns.have_failed();
                 if room && let Some(piece) = behind.queue.lock().take(&under_way) {
                     break Some(piece);
                 }
@@ -446,7 +457,7 @@ impl OpenFile {
                     break None;
                 }
                 if let Some(done) = tokio::select! {
-                    done = first_of(&mut running), if !running.is_empty() => Some(done),
+                    Some(done) = running.next(), if !running.is_empty() => Some(done),
                     () = more, if room => None,
                 } {
                     under_way.retain(|range| *range != done);
@@ -454,7 +465,7 @@ impl OpenFile {
             };
             let Some(piece) = piece else { break };
             under_way.push(piece.range());
-            running.push(Box::pin(self.write_one_waiting(piece, Turn { turns: &turns, number })));
+            running.push(self.write_one_waiting(piece, Turn { turns: &turns, number }));
         }
         self.client().inner.files.tidy(self.inner.inode);
     }
@@ -496,6 +507,7 @@ impl OpenFile {
         tracing::error!(%error, inode = %self.inner.inode, "written bytes are lost: the next call on the file tells");
         let mut queue = self.state().behind.queue.lock();
         queue.waiting.clear();
+        queue.failing = true;
         queue.failed = Some(error);
     }
 }
@@ -536,7 +548,7 @@ impl Client {
     }
 
     /// Whether the cluster has so much room that what waits will find some. Asks now and then, and does not wait for the answer.
-    fn has_ample_room(&self) -> bool {
+    pub(super) fn has_ample_room(&self) -> bool {
         let mut room = self.inner.behind.room.lock();
         if room.asked.is_none_or(|asked| asked.elapsed() >= ROOM_COUNTS) {
             room.asked = Some(Instant::now());
@@ -558,11 +570,11 @@ mod tests {
 
     fn piece(held: &Arc<Held>, offset: u64, length: usize) -> Piece {
         let (shared, delegations) = (Arc::<Shared>::default(), Arc::default());
-        assert!(shared.begin() && held.begin_behind(offset + length as u64, length as u64));
+        assert!(shared.begin() && held.begin_behind(&(0..offset + length as u64), 64 << 20));
         let permit = shared.bytes.clone().try_acquire_owned().unwrap();
-        let answered =
-            vec![Answered { held: held.clone(), bytes: length as u64, shared, delegations, _permit: permit }];
-        Piece { offset, data: Bytes::from(vec![1; length]), held: held.clone(), session: 1, answered }
+        let answered = vec![Answered { held: held.clone(), shared, delegations, _permit: permit }];
+        let (data, since) = (Bytes::from(vec![1; length]), Instant::now());
+        Piece { offset, data, held: held.clone(), session: 1, answered, since }
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ mod behind;
 mod crossing;
 mod digest;
 mod doubt;
+mod hold;
 mod read;
 mod space;
 pub(crate) mod split;
@@ -113,6 +114,9 @@ pub(crate) struct FileState {
     reserving: tokio::sync::Mutex<()>,
     filling: Mutex<BTreeMap<u32, Filling>>,
     behind: behind::Behind,
+    /// Held (shared) while this client changes the file, other than by what it holds; never waited for to be had alone.
+    changing: tokio::sync::RwLock<()>,
+    wish: Mutex<hold::Wish>,
 }
 
 /// All files that are open or not synced.
@@ -220,7 +224,9 @@ impl Handle {
             inner.session.close_file(self.inode.0, open_mode_to_wire(self.counted));
         }
         if self.counted.access != Access::Read {
-            self.state.writers.fetch_sub(1, Ordering::AcqRel);
+            if self.state.writer_goes() {
+                self.client.let_go(self.inode);
+            }
         }
         if inner.files.close(self.inode, &self.state) {
             inner.locks.forget(self.inode);

@@ -57,9 +57,6 @@ impl OpenFile {
     pub async fn sync(&self, context: &CallContext, data_only: bool) -> Result<(), ClientError> {
         self.state().drained(context).await?;
         self.take_failure()?;
-        let held = self.client().inner.delegations.get(self.inner.inode);
-        self.client().tell_all(held.into_iter().collect(), context).await?;
-        self.check()?;
         self.client().sync_file(context, self.inner.inode, self.state(), !data_only).await?;
         // The master may have changed meanwhile, and not know what another had answered.
         self.check()
@@ -117,8 +114,13 @@ impl Client {
         let turn = context.limit.run("sync", state.syncing.lock()).await?;
         let mut taken = Taken::new(self, state, times_too);
         let times = taken.times;
-        let (chunks, metadata) =
-            tokio::join!(self.sync_chunks(context, inode, &mut taken), self.barrier(context, times));
+        let metadata = async {
+            let held = self.inner.delegations.get(inode);
+            self.tell_all(held.into_iter().collect(), context).await?;
+            self.inner.locks.check(inode)?;
+            self.barrier(context, times).await
+        };
+        let (chunks, metadata) = tokio::join!(self.sync_chunks(context, inode, &mut taken), metadata);
         if metadata.is_ok() {
             taken.times = false;
         }

@@ -114,6 +114,7 @@ impl OpenFile {
         self.end_of(offset, data.len() as u64)?;
         self.state().drained(context).await?;
         self.take_failure()?;
+        let _changing = self.changing().await;
         let chunk_size = self.client().inner.chunk_size;
         let most = MAX_WRITE.min(chunk_size.saturating_mul(u64::from(MAX_COUNT) / 2));
         let (mut data, mut offset) = (data, offset);
@@ -183,7 +184,8 @@ impl OpenFile {
             fresh.push(self.fresh_chunk(context, part.index, view.attributes.replicas).await?);
         }
         let extends = end > view.attributes.size;
-        if extends && fresh.len() < parts.len() {
+        // One of those before it may attach the chunk that is new now.
+        if extends && (manner.behind.is_some() || fresh.len() < parts.len()) {
             doubt.begin();
         }
         let in_place = !extends && fresh.is_empty();

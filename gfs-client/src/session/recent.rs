@@ -85,7 +85,7 @@ fn about(request: &v1::Request) -> Vec<u64> {
             inodes.dedup();
             inodes
         }
-        Some(Kind::CutTail(inode)) => vec![*inode],
+        Some(Kind::CutTail(inode) | Kind::Hold(inode)) => vec![*inode],
         Some(
             Kind::ReleaseLocks(_)
             | Kind::AllocateChunks(_)

@@ -604,6 +604,7 @@ fn repeatable(request: &v1::Request) -> bool {
             | Kind::TouchAccesses(_)
             | Kind::ReserveInodes(_)
             | Kind::CutTail(_)
+            | Kind::Hold(_)
             | Kind::Barrier(_),
         ) => true,
     }

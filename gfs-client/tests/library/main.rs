@@ -3,5 +3,6 @@
 mod ahead;
 mod files;
 mod held;
+mod rewrites;
 mod session;
 mod support;

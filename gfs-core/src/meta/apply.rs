@@ -145,6 +145,7 @@ impl State {
                 let write = super::write::Write { inode: *inode, attach, used, min_size: *min_size, space: *space };
                 self.commit_write(context, write, *clear_suid)
             }
+            Request::Hold { inode } => self.hold(context.session, *inode),
             Request::Flush { files, steps, gives_back } => self.flush(context, files, steps, gives_back),
             Request::ReserveInodes { count } => {
                 let count = u64::from(*count);

@@ -310,11 +310,11 @@ impl State {
             return Err(malformed("owner of a lock"));
         }
         let holds = |(inode, session): (InodeId, SessionId)| {
-            let directory = self.namespace.attributes(inode).is_some_and(|of| of.file_type == FileType::Directory);
-            directory && self.sessions.contains(session)
+            let of = self.namespace.attributes(inode).map(|of| of.file_type);
+            matches!(of, Some(FileType::Directory | FileType::File)) && self.sessions.contains(session)
         };
         if !self.holds.iter().all(holds) {
-            return Err(malformed("holder of a directory"));
+            return Err(malformed("holder of a directory or file"));
         }
         Ok(())
     }

@@ -1,17 +1,21 @@
-//! Which session holds which directories: committed, so that a restarted master knows whom to ask.
+//! Which session holds which directories and files: committed, so that a restarted master knows whom to ask.
 //!
 //! Whoever makes a directory holds it: it alone sees and changes its names and its attributes, decides by itself what its own calls come to
 //! ([`super::holder`]) and tells later (`Request::Flush`). Nobody else has ever looked in. Before anybody does the directory is asked back,
-//! and once given back it is not held again. This room owns the table; who is asked, and for how long, is the leader's.
+//! and once given back it is not held again. A file is held by whoever asks for it (`Request::Hold`), because it is writing there: it alone
+//! changes it, as a new file under a write delegation ([`super::delegations`]), until it is asked back or the writer is done. This room owns the
+//! table; who is asked, and for how long, is the leader's.
 
 use super::records::Number;
 use crate::arena::Table;
 use crate::ids::{InodeId, SessionId};
 
-/// Directories that a session may be given one by one. Those that it makes within others that it holds are its own to bound.
+/// Directories and files that a session may be given one by one. Directories that it makes within others that it holds are its own to bound.
 pub const MAX_HELD: usize = 4_096;
+/// A file with chunks from this place on is not held: its holder has to know all of them.
+pub const MAX_CHUNKS: u32 = 2_048;
 
-/// All held directories.
+/// All held directories and files.
 #[derive(Clone, Debug, Default)]
 pub struct Holds {
     /// (session, inode) -> nothing of interest: the order of a session's.
@@ -21,12 +25,12 @@ pub struct Holds {
 }
 
 impl Holds {
-    /// Who holds a directory.
+    /// Who holds a directory or a file.
     pub fn holder(&self, inode: InodeId) -> Option<SessionId> {
         self.holders.get((inode.0, 0)).map(|session| SessionId(session.0))
     }
 
-    /// Whether a session holds a directory.
+    /// Whether a session holds a directory or a file.
     pub fn holds(&self, session: SessionId, inode: InodeId) -> bool {
         self.holder(inode) == Some(session)
     }
@@ -36,7 +40,7 @@ impl Holds {
         self.holders.is_empty()
     }
 
-    /// How many directories are held.
+    /// How many directories and files are held.
     pub fn len(&self) -> u64 {
         self.holders.len()
     }

@@ -69,6 +69,7 @@ impl State {
             | Request::SetXattr { inode, .. }
             | Request::RemoveXattr { inode, .. }
             | Request::CutTail { inode }
+            | Request::Hold { inode }
             | Request::CommitWrite { inode, .. } => self.names(&[], Some(*inode)),
             Request::Flush { files, .. } => {
                 let mut inodes: Vec<InodeId> = files.iter().map(|file| file.inode).collect();
@@ -85,7 +86,7 @@ impl State {
         }
     }
 
-    /// The directories that other sessions hold and that a request would change. Applied all the same it is answered `Stale`, nothing is
+    /// The directories and files that other sessions hold and that a request would change. Applied all the same it is answered `Stale`, nothing is
     /// changed and nothing remembered, so that the leader can have them given back and propose the same operation again.
     pub fn held_by_others(&self, session: SessionId, request: &Request) -> Vec<InodeId> {
         // A flush is about what its own session holds.

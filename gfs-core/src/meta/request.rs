@@ -343,8 +343,14 @@ pub enum Request {
         files: Vec<FlushedFile>,
         /// What was done to the names of held directories.
         steps: Vec<NameStep>,
-        /// Directories that the session holds no more.
+        /// Directories and files that the session holds no more.
         gives_back: Vec<InodeId>,
+    },
+    /// Has the session hold a file (`meta::holds`): it alone changes it from now on, and tells with [`Request::Flush`], until it is asked back.
+    /// Answered with the attributes.
+    Hold {
+        /// A regular file with nothing on it that only the master can deal with.
+        inode: InodeId,
     },
     /// Sets so many inode numbers apart for the session, to make what a [`NameStep`] makes. Those that it does not use are never used.
     ReserveInodes {

@@ -5,10 +5,12 @@
 
 use super::apply::Context;
 use super::command::Stamp;
+use super::delegations::is_plain;
+use super::holds::{MAX_CHUNKS, MAX_HELD};
 use super::namespace::CreateArgs;
 use super::request::{Credentials, FileType, FlushedFile, NameStep, NodeKind, Refusal, RenameMode, Reply, Request};
 use super::state::State;
-use crate::ids::InodeId;
+use crate::ids::{InodeId, SessionId};
 
 /// Most files of one `Flush`, and most steps.
 pub const MAX_FLUSHED: usize = 1_024;
@@ -38,6 +40,22 @@ impl State {
             }
         }
         Ok(Reply::Flushed(refused))
+    }
+
+    /// Gives a file to a session.
+    pub(crate) fn hold(&mut self, session: SessionId, inode: InodeId) -> Result<Reply, Refusal> {
+        let attributes = self.namespace.attributes(inode).ok_or(Refusal::Stale)?;
+        let simple = is_plain(&attributes) && !self.is_orphan(inode) && self.shrinks.get(inode).is_none();
+        // What it has of promised space is counted here.
+        let promised = self.namespace.has_promise(inode);
+        if !simple || promised || self.chunks.of_file(inode, MAX_CHUNKS).next().is_some() {
+            return Err(Refusal::Invalid);
+        }
+        if !self.holds.holds(session, inode) && self.holds.held_by(session).count() >= MAX_HELD {
+            return Err(Refusal::NoSpace);
+        }
+        self.holds.give(session, inode);
+        Ok(Reply::Attributes { attributes, pending_shrink: false })
     }
 
     fn take_step(&mut self, context: Context<'_>, step: &NameStep) -> Result<(), Refusal> {

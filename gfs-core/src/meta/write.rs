@@ -317,6 +317,7 @@ impl State {
         chunks.into_iter().for_each(|handle| self.bury(handle));
         self.shrinks.remove(inode);
         self.locks.release_inode(inode);
+        self.holds.end(inode);
     }
 
     /// A tail is zeroed; `stored` is what the primary has counted after it.

@@ -280,13 +280,14 @@ fn inode_of(request: &Request) -> Option<InodeId> {
 /// Whether a mutation is answered only when it is on stable storage: what somebody outside the masters relies on at once.
 /// Names, attributes and sizes are, as in any file system, safe from a power cut after fsync.
 fn outlives_power_cuts(request: &Request) -> bool {
-    // Numbers and chunks must not be given twice.
+    // Numbers, chunks and files must not be given twice.
     matches!(
         request,
         Request::SetLock { .. }
             | Request::ReleaseLocks { .. }
             | Request::AllocateChunks { .. }
             | Request::ReserveInodes { .. }
+            | Request::Hold { .. }
     )
 }
 

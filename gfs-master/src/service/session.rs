@@ -14,7 +14,7 @@ use gfs_core::ids::{ChunkHandle, Epoch, InodeId, OperationId, ServerId, SessionI
 use gfs_core::meta::grants::{Cached, PASSED_ON_MS};
 use gfs_core::meta::opens::OpenAccess;
 use gfs_core::meta::request::{
-    Answer, ClientCommand, Configuration, Credentials, FileType, Query, Refusal, Reply, Request,
+    Answer, Attributes, ClientCommand, Configuration, Credentials, FileType, Query, Refusal, Reply, Request,
 };
 use gfs_proto::convert::{
     self, ConvertError, answer_to_wire, open_mode_from_wire, refusal_code, reply_to_wire, servers_to_wire,
@@ -271,6 +271,12 @@ impl Stream {
             Err(error) => return malformed(&error),
         };
         let id = command.id;
+        if let SoftPart::HoldFile(inode) = asked
+            && self.leader.opens.lock().table.holders(inode).any(|session| session != self.session)
+        {
+            // Whoever has it open too would ask for it back at once.
+            return refused(Refusal::WouldBlock);
+        }
         self.note(&command, &asked);
         if let SoftPart::Flush(flushed) = &asked {
             self.before_flush(&command.request, flushed).await;
@@ -281,6 +287,7 @@ impl Stream {
             Err(error) => return Body::Failure(failure(&error)),
         };
         let mut delegated = false;
+        let mut now = None;
         let mut shown = Vec::new();
         match (asked, &answered.reply) {
             (SoftPart::Open { delegate }, Reply::Entry { attributes, created }) => {
@@ -302,15 +309,23 @@ impl Stream {
             (SoftPart::Hold, Reply::Entry { attributes, .. }) => {
                 delegated = self.leader.machine.state().holds().holds(self.session, attributes.inode);
             }
+            (SoftPart::HoldFile(inode), Reply::Attributes { .. }) => {
+                delegated = self.leader.machine.state().holds().holds(self.session, inode);
+                now = Some(self.leader.now());
+            }
             (SoftPart::Touch(inodes), _) => shown = self.leader.show_files(self.session, inodes.into_iter()),
             (SoftPart::Move(directories), _) => {
                 let changed = answered.changed.iter().flatten().copied();
                 let moved = changed.filter(|inode| !directories.contains(inode));
                 shown = self.leader.show_files(self.session, moved);
             }
-            (SoftPart::Hold | SoftPart::Nothing, _) => (),
+            (SoftPart::Hold | SoftPart::HoldFile(_) | SoftPart::Nothing, _) => (),
         }
-        self.reply(&answered, delegated, &shown)
+        let mut wire = self.reply(&answered, delegated, &shown);
+        if let (Body::Reply(reply), Some(now)) = (&mut wire, now) {
+            reply.now_ns = now.0;
+        }
+        wire
     }
 
     /// What is remembered of a mutation before anything can come of it.
@@ -327,7 +342,14 @@ impl Stream {
     async fn before_flush(&self, request: &Request, flushed: &Flushed) {
         self.leader.delegations.made(self.session, flushed.made.iter().copied());
         let Request::Flush { gives_back, .. } = request else { return };
-        let directories = gives_back.iter().flat_map(|inode| [(*inode, Cached::Entries), (*inode, Cached::Attributes)]);
+        // Of files nothing is passed on to be kept.
+        let directories: Vec<InodeId> = {
+            let state = self.leader.machine.state();
+            let is_directory = |of: Attributes| of.file_type == FileType::Directory;
+            gives_back.iter().copied().filter(|inode| state.attributes(*inode).is_some_and(is_directory)).collect()
+        };
+        let directories =
+            directories.iter().flat_map(|inode| [(*inode, Cached::Entries), (*inode, Cached::Attributes)]);
         let items: Vec<_> = directories.chain(flushed.nodes.iter().map(|inode| (*inode, Cached::Attributes))).collect();
         if !items.is_empty() && self.leader.gate.grant(self.session, &items) == 0 {
             // There is no room to remember it: it is forgotten there after this.
@@ -565,6 +587,8 @@ enum SoftPart {
     Flush(Flushed),
     /// To hold the directory that it makes.
     Hold,
+    /// To hold a file.
+    HoldFile(InodeId),
     /// To show what was read.
     Touch(Vec<InodeId>),
     /// To show what was moved between these directories: it is looked at next, under its new name.
@@ -592,6 +616,7 @@ impl SoftPart {
         match mutation.request.as_ref().and_then(|request| request.kind.as_ref()) {
             Some(Kind::Create(create)) if create.open => Self::Open { delegate: create.delegate },
             Some(Kind::Create(create)) if create.hold => Self::Hold,
+            Some(Kind::Hold(inode)) => Self::HoldFile(InodeId(*inode)),
             Some(Kind::Flush(flush)) => {
                 let one = |file: &v1::FlushedFile| GivenBack {
                     inode: InodeId(file.inode),

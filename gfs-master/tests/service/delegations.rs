@@ -129,6 +129,43 @@ async fn a_holder_that_is_gone_delays_by_its_lease_and_can_tell_nothing_after() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_holds_a_file_that_was_there_is_asked_after_a_restart_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let (mut holder, mut other) = (Client::open(&server, 1).await, Client::open(&server, 2).await);
+    let inode = InodeId(other.create("f").await.inode);
+    let hold = holder.mutation(Request::Hold { inode });
+    let held = reply(holder.call(In::Mutation(hold)).await);
+    assert!(held.delegated && held.now_ns > 0);
+    server.stop().await;
+    let server = start(dir.path()).await;
+    let mut other = other.resume(&server, Vec::new()).await;
+    let asked = ask(&mut other, Query::GetAttributes { inode }).await;
+    let mut holder = holder.resume(&server, Vec::new()).await;
+    recalled(&mut holder, inode).await;
+    let changes = AttributeChanges { mode: Some(0o640), ..AttributeChanges::default() };
+    let file = FlushedFile { inode, changes, ..FlushedFile::default() };
+    let told = holder.mutation(Request::Flush { files: vec![file], steps: vec![], gives_back: vec![inode] });
+    assert!(reply(holder.call(In::Mutation(told)).await).flushed);
+    assert_eq!(mode(other.receive(asked).await), 0o640);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_another_session_has_open_is_not_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let (mut one, mut other) = (Client::open(&server, 1).await, Client::open(&server, 2).await);
+    let (inode, _) = make(&mut other, "f").await;
+    let told = flush(&mut other, inode, 0o600);
+    assert!(reply(other.call(In::Mutation(told)).await).flushed);
+    let hold = one.mutation(Request::Hold { inode });
+    assert_ne!(reply(one.call(In::Mutation(hold)).await).refusal, 0);
+    assert!(server.leader.machine.state().holds().is_empty());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_restart_young_files_wait_for_who_may_hold_them() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path()).await;

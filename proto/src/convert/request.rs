@@ -218,6 +218,7 @@ fn request_out(from: &core::Request) -> Kind {
         }),
         Request::ReserveInodes { count } => Kind::ReserveInodes(*count),
         Request::CutTail { inode } => Kind::CutTail(inode.0),
+        Request::Hold { inode } => Kind::Hold(inode.0),
         Request::TouchAccess { inodes } => {
             Kind::TouchAccesses(v1::TouchAccess { inodes: inodes.iter().map(|inode| inode.0).collect() })
         }
@@ -292,6 +293,7 @@ fn request_in(from: Kind) -> Result<core::Request, ConvertError> {
         Kind::Flush(f) => flush_in(f)?,
         Kind::ReserveInodes(count) => Request::ReserveInodes { count },
         Kind::CutTail(inode) => Request::CutTail { inode: InodeId(inode) },
+        Kind::Hold(inode) => Request::Hold { inode: InodeId(inode) },
         Kind::TouchAccess(inode) => Request::TouchAccess { inodes: vec![InodeId(inode)] },
         Kind::TouchAccesses(touch) => Request::TouchAccess { inodes: touch.inodes.into_iter().map(InodeId).collect() },
         Kind::Barrier(b) => Request::Barrier { times: b.times },

@@ -259,7 +259,7 @@ pub struct Mutation {
 pub struct Request {
     #[prost(
         oneof = "request::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19"
     )]
     pub kind: ::core::option::Option<request::Kind>,
 }
@@ -306,6 +306,9 @@ pub mod request {
         /// how many numbers
         #[prost(uint32, tag = "18")]
         ReserveInodes(u32),
+        /// inode of a file
+        #[prost(uint64, tag = "19")]
+        Hold(u64),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -538,7 +541,7 @@ pub struct FlushFiles {
     pub files: ::prost::alloc::vec::Vec<FlushedFile>,
     #[prost(message, repeated, tag = "2")]
     pub steps: ::prost::alloc::vec::Vec<NameStep>,
-    /// directories
+    /// directories and files
     #[prost(uint64, repeated, tag = "3")]
     pub gives_back: ::prost::alloc::vec::Vec<u64>,
 }
@@ -613,7 +616,7 @@ pub struct Reply {
     pub flushed: bool,
     #[prost(message, repeated, tag = "10")]
     pub refused: ::prost::alloc::vec::Vec<RefusedFile>,
-    /// of a Create: the session has a write delegation of the file, or holds the directory
+    /// of a Create: the session has a write delegation of the file, or holds the directory; of a Hold: it holds the file
     #[prost(bool, tag = "11")]
     pub delegated: bool,
     /// of SoftTimes: the time that is shown and not committed; 0: there is none
@@ -634,6 +637,9 @@ pub struct Reply {
     /// of ReserveInodes
     #[prost(uint64, tag = "17")]
     pub first_inode: u64,
+    /// of a Hold: the master's clock
+    #[prost(sfixed64, tag = "18")]
+    pub now_ns: i64,
     /// of a Flush the files that it ended, of a TouchAccess those that it named, of a Rename what it moved
     #[prost(message, repeated, tag = "16")]
     pub shown: ::prost::alloc::vec::Vec<ShownFile>,

@@ -390,6 +390,10 @@ impl Master {
             Ask::Mutation(mutation) => {
                 let open = matches!(&mutation.request, Some(v1::Request { kind: Some(v1::request::Kind::Create(c)) }) if c.open);
                 let hold = matches!(&mutation.request, Some(v1::Request { kind: Some(v1::request::Kind::Create(c)) }) if c.hold);
+                let held = match &mutation.request {
+                    Some(v1::Request { kind: Some(v1::request::Kind::Hold(inode)) }) => Some(InodeId(*inode)),
+                    _ => None,
+                };
                 self.note_flush(session, &mutation);
                 let flush = mutation.clone();
                 let delegate = matches!(&mutation.request, Some(v1::Request { kind: Some(v1::request::Kind::Create(c)) }) if c.delegate);
@@ -412,6 +416,10 @@ impl Master {
                 wire.delegated = delegate && created && self.delegates.load(Ordering::SeqCst);
                 if let (true, Reply::Entry { attributes, .. }) = (hold, &reply) {
                     wire.delegated = self.state.lock().holds().holds(session, attributes.inode);
+                }
+                if let (Some(inode), Reply::Attributes { attributes, .. }) = (held, &reply) {
+                    wire.delegated = self.state.lock().holds().holds(session, inode);
+                    wire.now_ns = attributes.ctime.0 + 1;
                 }
                 if let Reply::Chunks(chunks) = &reply {
                     let configurations: Vec<_> =

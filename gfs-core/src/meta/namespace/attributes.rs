@@ -170,6 +170,11 @@ impl Namespace {
         Ok(self.load_file(inode)?.allocated)
     }
 
+    /// Whether space of a regular file is promised.
+    pub fn has_promise(&self, inode: InodeId) -> bool {
+        self.load_file(inode).is_ok_and(|record| !record.promise.is_empty())
+    }
+
     /// Space of a regular file was promised or given back.
     pub fn note_space(&mut self, inode: InodeId, space: Space) -> Result<(), Refusal> {
         let mut record = self.load_file(inode)?;

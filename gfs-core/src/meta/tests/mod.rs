@@ -3,6 +3,7 @@
 mod checkpoint;
 mod cluster;
 mod files;
+mod held_files;
 pub(super) mod master;
 mod once;
 mod random;
