@@ -252,7 +252,7 @@ impl Client {
         let states = self.states_of(&inodes);
         let mut changing_files = Vec::with_capacity(states.len());
         for state in &states {
-            changing_files.push(state.changing().await);
+            changing_files.push(state.changing(context).await?);
         }
         let mut held = self.inner.delegations.among(&inodes, &entries);
         held.extend(self.held_under(&entries));
@@ -483,7 +483,7 @@ impl Client {
         let Inner { grants, cache, files, delegations, directories, .. } = &*self.inner;
         let stamp = grants.stamp();
         if let Some(held) = delegations.get(inode) {
-            let (attributes, grant) = held.attributes()?;
+            let (attributes, grant) = held.current()?;
             // Nobody above keeps them: when the file is given back there is nothing to be forgotten there.
             let keys = || Keys { inodes: vec![inode], ..Keys::default() };
             return Some((attributes, if held.is_lasting() { Grant::new(stamp, 0, keys()) } else { grant }));

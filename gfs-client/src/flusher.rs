@@ -64,7 +64,9 @@ impl Client {
             directories.told(&taken);
             return;
         }
-        match self.tell(&reports, &unknown, &taken).await {
+        let told = self.tell(&reports, &unknown, &taken).await;
+        delegations.told_unknown();
+        match told {
             Ok((refused, after)) => {
                 self.conclude_steps(&taken, reports.len() + unknown.len(), &refused);
                 self.conclude_flush(&reports, &refused, after);

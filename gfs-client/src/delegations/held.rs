@@ -260,6 +260,14 @@ impl Held {
         self.state.lock().lasting
     }
 
+    /// It is not known whether the master has committed that it is held: it is given back as if it had. False when it is held no more.
+    pub(crate) fn may_last(&self) -> bool {
+        let mut state = self.state.lock();
+        state.lasting = state.phase == Phase::Held;
+        state.recalled |= state.lasting;
+        state.lasting
+    }
+
     /// Whether the end of the file's being open is told with its end here.
     fn is_own(&self) -> bool {
         self.name.is_some()
@@ -361,11 +369,17 @@ impl Held {
         std::mem::take(&mut self.state.lock().closed)
     }
 
-    /// The attributes as they are carried out, and the chunks `first ..= last`.
+    /// The same, as long as nothing can be different: not any more while the file is being given back.
+    pub(crate) fn current(&self) -> Option<(Attributes, Grant)> {
+        let state = self.state.lock();
+        self.may_change(&state).then(|| (state.shown(), self.grant.clone()))
+    }
+
+    /// The attributes as they are carried out, and the chunks `first ..= last`; likewise.
     pub(crate) fn layout(&self, first: u32, last: u32) -> Option<(Attributes, Window)> {
         let state = self.state.lock();
         let chunks = || state.chunks.range(first..=last).map(|(index, handle)| (*index, *handle)).collect();
-        self.knows(&state).then(|| (state.attributes.clone(), chunks()))
+        self.may_change(&state).then(|| (state.attributes.clone(), chunks()))
     }
 
     /// Changes attributes; `None` when that is the master's to do.

@@ -49,8 +49,9 @@ struct Table {
     ended: LruCache<InodeId, (Attributes, u64)>,
     /// Asked back before this session knew of them.
     refused: LruCache<InodeId, ()>,
-    /// Those of them that the master has not been told of.
+    /// Those of them that the master has not been told of, and those that it is being told of.
     unknown: BTreeSet<InodeId>,
+    telling: BTreeSet<InodeId>,
     /// Counts what was said of them at the beginning of a connection.
     claims: u64,
     /// How many of the files were there before they were held: their names are not known.
@@ -81,6 +82,7 @@ impl Default for Delegations {
                 ended: LruCache::new(MAX_ENDED),
                 refused: LruCache::new(MAX_REFUSED),
                 unknown: BTreeSet::new(),
+                telling: BTreeSet::new(),
                 claims: 0,
                 unnamed: 0,
             }),
@@ -126,11 +128,20 @@ impl Delegations {
         }
     }
 
-    /// A file is about to be asked for: what was asked back before is past. To be remembered until it is there.
-    pub(crate) fn asks_for(&self, inode: InodeId) -> u64 {
+    /// A file is about to be asked for: what was asked back before is past. To be remembered until it is there. `None` while the master is
+    /// yet to be told that it is not held.
+    pub(crate) fn asks_for(&self, inode: InodeId) -> Option<u64> {
         let mut table = self.table.lock();
+        if table.unknown.contains(&inode) || table.telling.contains(&inode) {
+            return None;
+        }
         table.refused.pop(&inode);
-        table.claims
+        Some(table.claims)
+    }
+
+    /// The master knows what it was told with the last reports, or never will.
+    pub(crate) fn told_unknown(&self) {
+        self.table.lock().telling.clear();
     }
 
     /// The master has committed that this session holds a file that was there before, as it is `now`, with all its chunks. Given back at once,
@@ -144,7 +155,10 @@ impl Delegations {
     ) -> bool {
         let inode = attributes.inode;
         let mut table = self.table.lock();
-        if table.refused.contains(&inode) || table.claims != claims || table.files.contains_key(&inode) {
+        if table.files.contains_key(&inode) {
+            return false;
+        }
+        if table.refused.contains(&inode) || table.claims != claims {
             table.unknown.insert(inode);
             self.work.notify_one();
             return false;
@@ -158,8 +172,11 @@ impl Delegations {
 
     /// The master takes this session for the holder of a file, and it is none.
     pub(crate) fn disowns(&self, inode: InodeId) {
-        self.table.lock().unknown.insert(inode);
-        self.work.notify_one();
+        let mut table = self.table.lock();
+        if !table.files.contains_key(&inode) {
+            table.unknown.insert(inode);
+            self.work.notify_one();
+        }
     }
 
     /// Files that were there before they were held: whatever is done to a name may concern them.
@@ -280,6 +297,7 @@ impl Delegations {
             let mut table = self.table.lock();
             let rest = table.unknown.iter().nth(AT_ONCE).copied().map(|first| table.unknown.split_off(&first));
             let unknown = std::mem::replace(&mut table.unknown, rest.unwrap_or_default());
+            table.telling = unknown.clone();
             (table.files.values().cloned().collect::<Vec<_>>(), unknown)
         };
         let held = held.iter().filter(|held| is_made(held.inode()));

@@ -280,11 +280,11 @@ async fn a_file_that_was_there_is_held_until_it_is_asked_back_or_not_written_any
         configuration: Default::default(),
         stored: Stored { blocks: 2, ..Stored::default() },
     };
-    let claims = delegations.asks_for(FILE);
+    let claims = delegations.asks_for(FILE).unwrap();
     let grant = || Grant::new(grants.stamp(), 0, Keys::default());
     let now = Timestamp(1_000);
-    assert!(delegations.holds_existing((&existing, &[chunk.clone()]), now, grant(), claims));
-    assert!(!delegations.holds_existing((&existing, &[chunk.clone()]), now, grant(), claims), "twice");
+    assert!(delegations.holds_existing((&existing, std::slice::from_ref(&chunk)), now, grant(), claims));
+    assert!(!delegations.holds_existing((&existing, std::slice::from_ref(&chunk)), now, grant(), claims), "twice");
     let held = delegations.get(FILE).unwrap();
     assert_eq!(held.layout(0, 9).unwrap().1.get(&0), Some(&ChunkHandle(7)));
     tokio::time::advance(2 * YOUNG).await;
@@ -303,12 +303,14 @@ async fn a_file_that_was_there_is_held_until_it_is_asked_back_or_not_written_any
     delegations.told(&last, grants.stamp().order);
     assert!(delegations.is_idle() && delegations.unnamed().is_empty());
     // Asked back before this client knew: it is given back, and may be asked for again.
-    let claims = delegations.asks_for(FILE);
+    let claims = delegations.asks_for(FILE).unwrap();
     delegations.recall([FILE].into_iter());
-    assert!(!delegations.holds_existing((&existing, &[chunk.clone()]), now, grant(), claims));
+    assert!(!delegations.holds_existing((&existing, std::slice::from_ref(&chunk)), now, grant(), claims));
     assert_eq!(delegations.reports(&locations, |_| true).1.into_iter().collect::<Vec<_>>(), [FILE]);
-    let claims = delegations.asks_for(FILE);
-    assert!(delegations.holds_existing((&existing, &[chunk]), now, grant(), claims));
+    assert_eq!(delegations.asks_for(FILE), None, "the master is being told that it is not held");
+    delegations.told_unknown();
+    let claims = delegations.asks_for(FILE).unwrap();
+    assert!(delegations.holds_existing((&existing, std::slice::from_ref(&chunk)), now, grant(), claims));
     assert_eq!(delegations.unnamed().len(), 1);
 }
 

@@ -59,7 +59,7 @@ impl OpenFile {
             return Ok(landed);
         }
         let behalf = self.client().inner.data.call();
-        let _changing = self.changing().await;
+        let _changing = self.changing(context).await?;
         self.client().settle(self.inner.inode, context).await?;
         self.check_writable()?;
         self.client().cut_lost_tail(self.inner.inode, context).await?;

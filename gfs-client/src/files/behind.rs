@@ -23,7 +23,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
 use tokio::time::Instant;
 
 /// Beyond the first bytes of a file, writes longer than `LITTLE` have a budget of their own.
@@ -43,10 +43,14 @@ const BRISK: Duration = Duration::from_millis(500);
 const OLDEST: Duration = Duration::from_secs(2);
 /// What could not be carried out under its delegation is given up after so long: everything else of the client waits for it.
 const LOOSE: Duration = Duration::from_secs(10);
-/// Pieces that are written at a time, of all files.
-const AT_ONCE: usize = 256;
+/// Files of which something is written at a time: more would only get into each other's way at the chunk servers.
+const AT_ONCE: usize = 32;
+/// After so many pieces another file that waits has its turn.
+const TURN: u64 = 256;
 /// Pieces that follow each other are written as one up to this length.
 const JOINED: usize = 1 << 20;
+/// What follows directly what is being written is written at the same time only if it is so long: until then more may follow it.
+const APART: usize = 256 << 10;
 /// Pieces of one file that are written at a time, with so many bytes together, or with fewer if they are small.
 const UNDER_WAY: (usize, usize) = (64, 6 << 20);
 /// With less room than this in the cluster nothing is taken.
@@ -107,6 +111,9 @@ pub(super) struct Behind {
 struct Queue {
     waiting: VecDeque<Piece>,
     failed: Option<ClientError>,
+    /// Where the last piece ends, and how much was written up to there in a row since the last was taken.
+    end: u64,
+    run: usize,
     /// One has failed, and others are still on their way: the file is shown longer than it will be.
     failing: bool,
 }
@@ -147,29 +154,31 @@ impl Drop for Answered {
 }
 
 impl Queue {
-    /// The next piece, with what follows it directly; not while something is written that it overlaps.
+    /// The next piece, with what follows it directly; not while something is written that it overlaps, nor a small one while it follows
+    /// directly what is being written: more may come to be joined with it.
     fn take(&mut self, under_way: &[Range<u64>]) -> Option<Piece> {
-        let next = self.waiting.front()?.range();
-        if under_way.iter().any(|range| range.start < next.end && next.start < range.end) {
+        let free = |next: &Range<u64>| !under_way.iter().any(|range| range.start < next.end && next.start < range.end);
+        let first = self.waiting.front().filter(|first| free(&first.range()))?;
+        let (mut count, mut end) = (1, first.range().end);
+        for next in self.waiting.iter().skip(1) {
+            let same = Arc::ptr_eq(&next.held, &first.held) && next.session == first.session;
+            let short = next.range().end <= first.offset + JOINED as u64;
+            if next.offset != end || !same || !short || !free(&next.range()) {
+                break;
+            }
+            (count, end) = (count + 1, next.range().end);
+        }
+        let length = (end - first.offset) as usize;
+        let follows = under_way.iter().any(|range| range.end == first.offset);
+        if follows && length < APART && count == self.waiting.len() {
             return None;
         }
+        self.run = 0;
         let mut first = self.waiting.pop_front()?;
-        let mut length = first.data.len();
-        let mut joined = Vec::new();
-        while let Some(next) = self.waiting.front()
-            && next.offset == first.offset + length as u64
-            && length + next.data.len() <= JOINED
-            && !under_way.iter().any(|range| range.start < next.range().end && next.offset < range.end)
-            && Arc::ptr_eq(&next.held, &first.held)
-            && next.session == first.session
-        {
-            length += next.data.len();
-            joined.extend(self.waiting.pop_front());
-        }
-        if !joined.is_empty() {
+        if count > 1 {
             let mut all = BytesMut::with_capacity(length);
             all.extend_from_slice(&first.data);
-            for piece in joined {
+            for piece in self.waiting.drain(..count - 1) {
                 all.extend_from_slice(&piece.data);
                 first.answered.extend(piece.answered);
             }
@@ -360,7 +369,9 @@ impl OpenFile {
     /// # Errors
     /// As `append`.
     pub(super) async fn append_behind(&self, context: &CallContext, data: &Bytes) -> Result<Option<u64>, ClientError> {
-        self.wish_to_hold(context).await;
+        if data.len() <= LITTLE {
+            self.wish_to_hold(context).await;
+        }
         let delegations = &self.client().inner.delegations;
         if data.is_empty() || data.len() > LITTLE || delegations.get(self.inner.inode).is_none() {
             return Ok(None);
@@ -423,11 +434,14 @@ impl OpenFile {
         let (shared, delegations) = (inner.behind.clone(), inner.delegations.clone());
         let answered = Answered { held: held.clone(), shared, delegations, _permit: permit };
         let since = Instant::now();
+        queue.run = if queue.end == range.start { queue.run + data.len() } else { APART };
+        queue.end = range.end;
+        let rings = queue.run >= APART;
         queue.waiting.push_back(Piece { offset, data: data.clone(), held, session, answered: vec![answered], since });
         if !behind.busy.swap(true, Ordering::AcqRel) {
             let file = self.clone();
             tokio::spawn(async move { file.write_waiting().await });
-        } else {
+        } else if rings {
             behind.more.notify_one();
         }
         Ok(true)
@@ -440,6 +454,8 @@ impl OpenFile {
         let turns = Turns::default();
         let mut running = FuturesUnordered::new();
         let mut under_way: Vec<Range<u64>> = Vec::new();
+        let mut permit: Option<SemaphorePermit<'_>> = None;
+        let mut since = 0;
         for number in 0.. {
             let piece = loop {
                 let more = behind.more.notified();
@@ -447,14 +463,20 @@ impl OpenFile {
                     // What failed, and what was under way with it, is over; what was answered since then has its own fate.
                     turns.begin(number);
                     behind.queue.lock().failing = false;
+                    drop(permit.take());
+                    if behind.end_if_empty() {
+                        break None;
+                    }
+                    permit = self.client().inner.behind.writers.acquire().await.ok();
+                    since = number;
                 }
                 let bytes: u64 = under_way.iter().map(|range| range.end - range.start).sum();
-                let room = running.len() < UNDER_WAY.0 && bytes < UNDER_WAY.1 as u64 && !turns.have_failed();
+                let room = running.len() < UNDER_WAY.0
+                    && bytes < UNDER_WAY.1 as u64
+                    && !turns.have_failed()
+                    && number < since + TURN;
                 if room && let Some(piece) = behind.queue.lock().take(&under_way) {
                     break Some(piece);
-                }
-                if running.is_empty() && behind.end_if_empty() {
-                    break None;
                 }
                 if let Some(done) = tokio::select! {
                     Some(done) = running.next(), if !running.is_empty() => Some(done),
@@ -481,12 +503,8 @@ impl OpenFile {
         };
         let behalf = Behalf::Session(piece.session);
         let manner = Manner { clear_suid: false, behind: Some((&piece.held, turn)), behalf };
-        let writing = async {
-            let _turn = inner.behind.writers.acquire().await;
-            self.write_part(&context, piece.offset, piece.data, manner).await
-        };
         let written = tokio::select! {
-            written = writing => written,
+            written = self.write_part(&context, piece.offset, piece.data, manner) => written,
             () = given_up => Err(ClientError::TimedOut { operation: "write" }),
         };
         // In turn too: what is told of a failure is the first one.
@@ -614,6 +632,27 @@ mod tests {
         assert!(queue.take(&[first.range(), 15..16]).is_none());
         assert_eq!(queue.take(&[first.range()]).unwrap().range(), 10..20);
         assert_eq!(queue.take(&[0..10, 10..20]).unwrap().range(), 30..40);
+    }
+
+    #[test]
+    fn a_little_that_follows_what_is_being_written_waits_for_more() {
+        let held = held();
+        let mut queue = Queue::default();
+        for (offset, length) in [(100, 10), (110, 10)] {
+            queue.waiting.push_back(piece(&held, offset, length));
+        }
+        assert!(queue.take(&[0..100, 500..600]).is_none());
+        queue.waiting.push_back(piece(&held, 120, APART));
+        let length = 20 + APART as u64;
+        assert_eq!(queue.take(&[0..100, 50..60]).unwrap().range(), 100..100 + length);
+        queue.waiting.push_back(piece(&held, 200, 10));
+        assert_eq!(queue.take(&[0..100, 50..60]).unwrap().range(), 200..210, "it follows nothing");
+        queue.waiting.push_back(piece(&held, 100, 10));
+        assert_eq!(queue.take(&[]).unwrap().range(), 100..110, "nothing is being written");
+        for offset in [100, 110, 300] {
+            queue.waiting.push_back(piece(&held, offset, 10));
+        }
+        assert_eq!(queue.take(&[0..100, 50..60]).unwrap().range(), 100..120, "what comes next does not follow it");
     }
 
     #[test]

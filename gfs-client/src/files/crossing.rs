@@ -62,7 +62,10 @@ impl Drop for Claim {
             (self.file.clone(), self.index, self.handle, self.from, self.free, self.goal);
         let context = CallContext::new(Credentials::default(), CallLimit::within(RELEASE_LIMIT));
         let session = file.client().inner.session.data_session();
+        let claims = file.state().claims.clone();
         let release = async move {
+            // Nobody holds the file before this is done.
+            let _claims = claims;
             // First our own commit must be out of the question: it may still be on its way.
             let fenced = file.fence(&context, (index, handle), free, goal).await;
             match fenced {

@@ -25,6 +25,8 @@ const _: () = assert!(MAX_CHUNKS <= super::view::MAX_COUNT);
 const WRITES: u32 = 2;
 /// After a refusal it is not asked for again at first, and at most; doubled each time.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// A file is waited for so long at most: others that change it wait meanwhile.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Limit of asking for a file that is held already.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -56,8 +58,8 @@ impl Wish {
 
 impl OpenFile {
     /// To be held while this client changes the file in a way that the master is told of at once.
-    pub(super) async fn changing(&self) -> RwLockReadGuard<'_, ()> {
-        self.state().changing.read().await
+    pub(super) async fn changing(&self, context: &CallContext) -> Result<RwLockReadGuard<'_, ()>, ClientError> {
+        context.limit.run("write", self.state().changing.read()).await
     }
 
     /// A write is about to be made that may be answered early. Asks for the file where that is worth it: then it is held afterwards.
@@ -73,9 +75,21 @@ impl OpenFile {
         if !self.state().wish.lock().writes(Instant::now()) || !self.client().has_ample_room() {
             return;
         }
+        // What still goes on without a delegation, or gives back a place that it has claimed, may change the file.
+        let claimed = Arc::strong_count(&self.state().claims) > 1;
+        if claimed || self.state().is_behind() || inner.delegations.loose().is_some() {
+            return;
+        }
         // Where something else changes the file just now, the next write asks.
         let Ok(_alone) = self.state().changing.try_write() else { return };
-        let held = self.hold(context).await;
+        let patience = CallContext::new(context.credentials.clone(), CallLimit::within(PATIENCE));
+        let held = match context.limit.run("hold", self.hold(&patience)).await {
+            Ok(held) => held,
+            Err(error) => {
+                inner.delegations.disowns(self.inner.inode);
+                Err(error)
+            }
+        };
         let mut wish = self.state().wish.lock();
         match held {
             Ok(true) => wish.granted(),
@@ -90,8 +104,11 @@ impl OpenFile {
     async fn hold(&self, context: &CallContext) -> Result<bool, ClientError> {
         let inner = &self.client().inner;
         let inode = self.inner.inode;
-        let claims = inner.delegations.asks_for(inode);
-        let Some(now) = self.client().ask_to_hold(inode, context).await? else { return Ok(false) };
+        let Some(claims) = inner.delegations.asks_for(inode) else { return Ok(false) };
+        let asked = self.client().ask_to_hold(inode, context).await;
+        // It may have been committed all the same.
+        let now = asked.inspect_err(|_| inner.delegations.disowns(inode))?;
+        let Some(now) = now else { return Ok(false) };
         let stamp = inner.grants.stamp();
         let (attributes, chunks) = match self.client().layout(context, inode, 0, MAX_CHUNKS).await {
             Ok(all) => all,
@@ -115,25 +132,30 @@ impl Client {
     async fn ask_to_hold(&self, inode: InodeId, context: &CallContext) -> Result<Option<Timestamp>, ClientError> {
         let request = v1::Request { kind: Some(Kind::Hold(inode.0)) };
         match self.mutate_wire("hold", context, request).await {
-            Ok((reply, _)) => Ok(reply.delegated.then_some(Timestamp(reply.now_ns))),
-            Err(ClientError::Refused(_)) => Ok(None),
-            Err(error) => {
-                // It may have been committed all the same.
+            Ok((reply, _)) if reply.delegated => Ok(Some(Timestamp(reply.now_ns))),
+            Ok(_) => {
+                // Committed, but somebody else has opened it meanwhile.
                 self.inner.delegations.disowns(inode);
-                Err(error)
+                Ok(None)
             }
+            Err(ClientError::Refused(_)) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
     /// Has the master commit that a new file is held, so that it need not end soon.
     async fn prolong(&self, held: Arc<Held>) {
         let context = CallContext::new(Credentials::default(), CallLimit::within(LIMIT));
-        match self.ask_to_hold(held.inode(), &context).await {
-            Ok(Some(_)) if held.lasts() => {}
-            Ok(Some(_)) => self.inner.delegations.disowns(held.inode()),
-            Ok(None) => {}
-            Err(error) => tracing::debug!(%error, inode = %held.inode(), "a file is not held for longer"),
-        }
+        let kept = match self.ask_to_hold(held.inode(), &context).await {
+            Ok(Some(_)) => held.lasts(),
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(%error, inode = %held.inode(), "a file is not held for longer");
+                // Committed or not, its end gives it back.
+                held.may_last()
+            }
+        };
+        if kept { self.inner.delegations.work.notify_one() } else { self.inner.delegations.disowns(held.inode()) }
     }
 
     /// Files that a change of names may concern, though under which names they are held is not known: those that stand there, as far as that
@@ -168,8 +190,8 @@ impl Client {
 
 impl super::FileState {
     /// See [`OpenFile::changing`].
-    pub(crate) async fn changing(&self) -> RwLockReadGuard<'_, ()> {
-        self.changing.read().await
+    pub(crate) async fn changing(&self, context: &CallContext) -> Result<RwLockReadGuard<'_, ()>, ClientError> {
+        context.limit.run("write", self.changing.read()).await
     }
 
     /// Whether the handle that goes was the last that may write.

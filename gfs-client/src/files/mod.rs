@@ -117,6 +117,8 @@ pub(crate) struct FileState {
     /// Held (shared) while this client changes the file, other than by what it holds; never waited for to be had alone.
     changing: tokio::sync::RwLock<()>,
     wish: Mutex<hold::Wish>,
+    /// Shared by claims of a chunk's tail that are not settled.
+    claims: Arc<()>,
 }
 
 /// All files that are open or not synced.
@@ -223,10 +225,8 @@ impl Handle {
         if !inner.delegations.get(self.inode).is_some_and(|held| held.close()) {
             inner.session.close_file(self.inode.0, open_mode_to_wire(self.counted));
         }
-        if self.counted.access != Access::Read {
-            if self.state.writer_goes() {
-                self.client.let_go(self.inode);
-            }
+        if self.counted.access != Access::Read && self.state.writer_goes() {
+            self.client.let_go(self.inode);
         }
         if inner.files.close(self.inode, &self.state) {
             inner.locks.forget(self.inode);

@@ -34,7 +34,7 @@ impl OpenFile {
         length: u64,
         how: Zeroing,
     ) -> Result<(), ClientError> {
-        let _changing = self.changing().await;
+        let _changing = self.changing(context).await?;
         self.client().settle(self.inner.inode, context).await?;
         self.check_writable()?;
         self.end_of(offset, length)?;
@@ -115,7 +115,7 @@ impl OpenFile {
         length: u64,
         keep_size: bool,
     ) -> Result<(), ClientError> {
-        let _changing = self.changing().await;
+        let _changing = self.changing(context).await?;
         self.client().settle(self.inner.inode, context).await?;
         self.check_writable()?;
         let end = self.end_of(offset, length)?;

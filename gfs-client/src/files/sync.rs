@@ -117,7 +117,6 @@ impl Client {
         let metadata = async {
             let held = self.inner.delegations.get(inode);
             self.tell_all(held.into_iter().collect(), context).await?;
-            self.inner.locks.check(inode)?;
             self.barrier(context, times).await
         };
         let (chunks, metadata) = tokio::join!(self.sync_chunks(context, inode, &mut taken), metadata);

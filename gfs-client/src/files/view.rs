@@ -61,7 +61,7 @@ impl OpenFile {
     /// The attributes, cached under a live grant or asked.
     pub(super) async fn attributes(&self, context: &CallContext) -> Result<Attributes, ClientError> {
         let inner = &self.client().inner;
-        let held = inner.delegations.get(self.inner.inode).and_then(|held| held.attributes());
+        let held = inner.delegations.get(self.inner.inode).and_then(|held| held.current());
         match held.map(|(attributes, _)| attributes).or_else(|| inner.cache.attributes(self.inner.inode)) {
             Some(attributes) => Ok(attributes),
             None => Ok(self.client().get_attributes(context, self.inner.inode).await?.0),

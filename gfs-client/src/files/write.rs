@@ -114,7 +114,7 @@ impl OpenFile {
         self.end_of(offset, data.len() as u64)?;
         self.state().drained(context).await?;
         self.take_failure()?;
-        let _changing = self.changing().await;
+        let _changing = self.changing(context).await?;
         let chunk_size = self.client().inner.chunk_size;
         let most = MAX_WRITE.min(chunk_size.saturating_mul(u64::from(MAX_COUNT) / 2));
         let (mut data, mut offset) = (data, offset);
@@ -135,6 +135,10 @@ impl OpenFile {
         data: Bytes,
         manner: Manner<'_>,
     ) -> Result<(), ClientError> {
+        if self.client().inner.lost_tails.contains(self.inner.inode) {
+            // The cut has the file given back, which must not wait for this.
+            manner.held().inspect(|held| held.detach());
+        }
         self.client().cut_lost_tail(self.inner.inode, context).await?;
         let _budget = self.client().budget(data.len() as u64, &context.limit).await?;
         let (mut redo, mut full, mut doubt) = (Redo::new(), 0, Doubt::none(self));

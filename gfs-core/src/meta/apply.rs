@@ -10,11 +10,11 @@
 use super::command::{Command, CommandReply, Stamp};
 use super::holds::MAX_HELD;
 use super::namespace::{CreateArgs, RenameArgs};
-use super::request::{ClientCommand, Credentials, NodeKind, Refusal, Reply, Request};
+use super::request::{Attributes, ClientCommand, Credentials, FileType, NodeKind, Refusal, Reply, Request};
 use super::sessions::Known;
 use super::state::State;
 use crate::breaks::Break;
-use crate::ids::SessionId;
+use crate::ids::{InodeId, SessionId};
 
 /// Most inode numbers that are set apart at a time.
 const MAX_INODES: u64 = 65_536;
@@ -129,7 +129,13 @@ impl State {
                 let (parent, new_parent, mode) = (*parent, *new_parent, *mode);
                 let both = RenameArgs { parent, name, new_parent, new_name, mode };
                 let renamed = self.namespace.rename(who, both, now)?;
-                renamed.replaced.into_iter().for_each(|replaced| self.holds.end(replaced.inode));
+                // A file has its hold until it is freed.
+                let is_file = |of: &Attributes| of.file_type == FileType::File;
+                if let Some(replaced) = renamed.replaced
+                    && !self.namespace.attributes(replaced.inode).as_ref().is_some_and(is_file)
+                {
+                    self.holds.end(replaced.inode);
+                }
                 Ok(Reply::Done)
             }
             Request::SetAttributes { inode, changes } => self.set_attributes(context, *inode, changes),
@@ -190,7 +196,13 @@ impl State {
     /// Locks, reservations and replies go with the session.
     fn end_session(&mut self, session: SessionId) {
         self.locks.release_session(session);
+        // Of what it held nobody else has seen how far it was written: the rest is cut off before anybody can.
+        let held: Vec<InodeId> = self.holds.held_by(session).collect();
         self.holds.drop_session(session);
+        for inode in held {
+            // A directory has no tail.
+            let _ = self.cut_tail(inode);
+        }
         let reserved: Vec<_> = self.chunks.reserved_by(session).map(|info| info.handle).collect();
         for handle in reserved {
             self.bury(handle);

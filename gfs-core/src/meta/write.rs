@@ -112,6 +112,9 @@ impl State {
         // Permission was asked when it was done.
         let context = Context { who: &Credentials::default(), ..context };
         let before = self.namespace.attributes(*inode).ok_or(Refusal::Stale)?;
+        if self.holds.holder(*inode).is_some_and(|holder| holder != context.session) {
+            return Err(Refusal::Stale);
+        }
         if changes.size.is_some() || changes.replicas.is_some() {
             return Err(Refusal::Invalid);
         }

@@ -227,6 +227,8 @@ impl Leader {
         self.flush_times(Duration::ZERO, Some(session)).await;
         self.cut_tails_of(session).await?;
         self.consensus.propose(Command::EndSession { session }).await?;
+        // The files that it held.
+        self.order_zeroing(None);
         self.fences.committed(session);
         self.gate.drop_session(session);
         self.delegations.drop_session(session);

@@ -68,7 +68,6 @@ impl Leader {
     /// Files that a session can write.
     fn written_by(&self, session: SessionId) -> BTreeSet<InodeId> {
         let mut inodes: BTreeSet<InodeId> = self.delegations.held_by(session).into_iter().collect();
-        inodes.extend(self.machine.state().holds().held_by(session));
         let opens = self.opens.lock();
         inodes.extend(opens.table.files_of(session).filter(|(_, counts)| counts.writes()).map(|(inode, _)| inode));
         inodes

@@ -272,7 +272,7 @@ impl Stream {
         };
         let id = command.id;
         if let SoftPart::HoldFile(inode) = asked
-            && self.leader.opens.lock().table.holders(inode).any(|session| session != self.session)
+            && (self.is_open_elsewhere(inode) || !self.leader.sessions.others_reclaimed(self.session))
         {
             // Whoever has it open too would ask for it back at once.
             return refused(Refusal::WouldBlock);
@@ -310,7 +310,9 @@ impl Stream {
                 delegated = self.leader.machine.state().holds().holds(self.session, attributes.inode);
             }
             (SoftPart::HoldFile(inode), Reply::Attributes { .. }) => {
-                delegated = self.leader.machine.state().holds().holds(self.session, inode);
+                // Who has opened it meanwhile may be writing.
+                let held = self.leader.machine.state().holds().holds(self.session, inode);
+                delegated = held && !self.is_open_elsewhere(inode);
                 now = Some(self.leader.now());
             }
             (SoftPart::Touch(inodes), _) => shown = self.leader.show_files(self.session, inodes.into_iter()),
@@ -326,6 +328,10 @@ impl Stream {
             reply.now_ns = now.0;
         }
         wire
+    }
+
+    fn is_open_elsewhere(&self, inode: InodeId) -> bool {
+        self.leader.opens.lock().table.holders(inode).any(|session| session != self.session)
     }
 
     /// What is remembered of a mutation before anything can come of it.

@@ -53,6 +53,34 @@ fn holds_of_files_are_part_of_a_checkpoint_and_go_with_the_file_and_with_the_ses
 }
 
 #[test]
+fn what_a_holder_that_is_gone_has_written_beyond_the_end_is_cut_off_with_its_session() {
+    let mut bench = Bench::new();
+    let (holder, other) = (bench.session(), bench.session());
+    let (inode, handles) = bench.file(other, "f", CHUNK + 5);
+    let (whole, _) = bench.file(other, "whole", CHUNK);
+    for inode in [inode, whole] {
+        assert!(matches!(bench.run(holder, hold(inode)), Reply::Attributes { .. }));
+    }
+    let epoch = bench.state.chunk(handles[1]).unwrap().configuration.epoch;
+    bench.apply(Command::EndSession { session: holder });
+    let shrink = bench.state.shrink(inode).unwrap();
+    assert_eq!((shrink.index, shrink.from, shrink.handle), (1, 5, handles[1]));
+    assert!(bench.state.chunk(handles[1]).unwrap().configuration.epoch > epoch);
+    assert_eq!((bench.state.shrink(whole), bench.attributes(inode).size), (None, CHUNK + 5));
+}
+
+#[test]
+fn a_flush_of_one_who_does_not_hold_the_file_is_refused() {
+    let mut bench = Bench::new();
+    let (holder, other) = (bench.session(), bench.session());
+    let inode = bench.create(other, "f");
+    assert!(matches!(bench.run(holder, hold(inode)), Reply::Attributes { .. }));
+    assert_eq!(bench.run(other, give_back(inode, 9)), Reply::Flushed(vec![(0, Refusal::Stale)]));
+    assert_eq!(bench.attributes(inode).size, 0);
+    assert!(bench.state.holds().holds(holder, inode));
+}
+
+#[test]
 fn a_file_with_something_on_it_that_the_master_alone_deals_with_is_not_held() {
     let mut bench = Bench::new();
     let session = bench.session();
