@@ -6,6 +6,7 @@ use gfs_e2e::{Cluster, Options};
 use rustix::fs::Mode;
 use rustix::process::Signal;
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -284,6 +285,44 @@ fn a_stopped_mount_delays_others_by_its_lease_and_learns_what_it_lost() {
         assert_eq!(std::fs::read(b.join("lost")).unwrap(), b"of the other mount");
     }
     assert_eq!(std::fs::read(a.join("lost")).unwrap(), std::fs::read(b.join("lost")).unwrap());
+}
+
+/// Records of one byte each, so that every byte tells where it has to be.
+fn record(number: usize) -> Vec<u8> {
+    vec![number as u8 + 1; RECORD]
+}
+
+const RECORD: usize = 700;
+
+#[test]
+fn what_a_killed_mount_had_not_told_of_an_old_file_never_shows_and_others_go_on_within_its_lease() {
+    let mut cluster = Cluster::start(Options::default());
+    let (a, b) = (cluster.mount(), cluster.mount_again());
+    std::fs::write(b.join("log"), record(0)).unwrap();
+    let mut log = OpenOptions::new().append(true).open(a.join("log")).unwrap();
+    for number in 1..40 {
+        log.write_all(&record(number)).unwrap();
+        if number == 20 {
+            log.sync_all().unwrap();
+        }
+    }
+    cluster.signal("mount-1", Signal::KILL);
+    let begun = Instant::now();
+    let mut other = OpenOptions::new().append(true).open(b.join("log")).unwrap();
+    other.write_all(&record(100)).unwrap();
+    let waited = begun.elapsed();
+    println!("an old file that a killed mount was writing was appended to after {:.1} s", waited.as_secs_f64());
+    assert!(waited < Duration::from_secs(15), "{waited:?}");
+    // Grown, it shows zeros there and nothing of the dead.
+    let size = other.metadata().unwrap().len() as usize;
+    other.set_len((size + 100 * RECORD) as u64).unwrap();
+    let content = std::fs::read(b.join("log")).unwrap();
+    let kept = size / RECORD - 1;
+    assert!(size.is_multiple_of(RECORD) && (21..=40).contains(&kept), "{size} bytes");
+    let mut expected: Vec<u8> = (0..kept).chain([100]).flat_map(record).collect();
+    expected.resize(size + 100 * RECORD, 0);
+    assert!(content == expected, "after {kept} records");
+    drop(log);
 }
 
 fn names(directory: &Path) -> Vec<String> {
