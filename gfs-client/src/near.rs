@@ -4,7 +4,7 @@
 //! whoever meets one that is damaged, or a disk that does not answer, for they repair and go elsewhere. What keeps it right is in `gfs_local`.
 
 use crate::data::Piece;
-use crate::locations::Locations;
+use crate::locations::{Locations, Peer};
 use bytes::Bytes;
 use gfs_core::ids::{ChunkHandle, ClusterId, Epoch, ServerId};
 use gfs_local::layout::Geometry;
@@ -28,7 +28,7 @@ const OPEN: usize = 1024;
 const LARGE: usize = 64 << 10;
 /// A chunk server of this machine answers within this, or is not asked for a while.
 const ANSWER: Duration = Duration::from_millis(300);
-/// Where there is no chunk server it is looked for again after so long.
+/// Where there is no chunk server, or one that does not lend to this user, it is asked again after so long.
 const ABSENT: Duration = Duration::from_secs(5);
 /// A replica that is not lent, or whose loan has ended, is asked for again after so long.
 const REFUSED: Duration = Duration::from_millis(200);
@@ -195,8 +195,8 @@ impl Near {
             Some(Known::Seen | Known::Refused(_)) | None => {}
         }
         let members = locations.configuration(handle)?.members;
-        let mut members: Vec<ServerId> =
-            members.iter().copied().filter(|server| locations.peer(*server).is_some_and(|peer| peer.near)).collect();
+        let mut members: Vec<Peer> =
+            members.iter().filter_map(|server| locations.peer(*server)).filter(|peer| peer.near).collect();
         if members.is_empty() {
             return None;
         }
@@ -212,8 +212,8 @@ impl Near {
     }
 
     /// Asks the servers for a loan, one after the other. Blocks.
-    fn borrow(&self, handle: ChunkHandle, members: &[ServerId]) {
-        match members.iter().find_map(|server| self.ask(*server, handle)) {
+    fn borrow(&self, handle: ChunkHandle, members: &[Peer]) {
+        match members.iter().find_map(|peer| self.ask(peer, handle)) {
             Some(lent) => {
                 lent.replica.will_need_table();
                 let mut order = self.lent.lock();
@@ -231,15 +231,15 @@ impl Near {
         }
     }
 
-    fn ask(&self, server: ServerId, handle: ChunkHandle) -> Option<Lent> {
-        let cluster = self.cluster?;
+    fn ask(&self, peer: &Peer, handle: ChunkHandle) -> Option<Lent> {
+        let (cluster, server) = (self.cluster?, peer.server);
         let lender = self.lenders.lock().entry(server).or_default().clone();
         let mut lender = lender.lock();
         if lender.rests.is_some_and(|until| until > Instant::now()) {
             return None;
         }
         if lender.link.is_none() {
-            match Link::open(cluster, server) {
+            match Link::open(cluster, peer) {
                 Ok(link) => lender.link = Some(link),
                 Err(error) => {
                     tracing::debug!(%server, %error, "no chunk server to borrow from");
@@ -251,9 +251,7 @@ impl Near {
         let asked = lender.link.as_mut().map(|link| link.ask(handle));
         asked?.unwrap_or_else(|error| {
             tracing::debug!(%server, %error, "a chunk server of this machine does not lend");
-            let silent = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
-            let pause = if silent { DOUBTED } else { REFUSED };
-            *lender = Lender { link: None, rests: Some(Instant::now() + pause) };
+            *lender = Lender { link: None, rests: Some(Instant::now() + ABSENT) };
             None
         })
     }
@@ -316,8 +314,8 @@ impl Lent {
 }
 
 impl Link {
-    fn open(cluster: ClusterId, server: ServerId) -> io::Result<Self> {
-        let stream = words::connect(cluster, server)?;
+    fn open(cluster: ClusterId, peer: &Peer) -> io::Result<Self> {
+        let stream = words::connect(cluster, peer.server, &peer.address)?;
         stream.set_read_timeout(Some(ANSWER))?;
         stream.set_write_timeout(Some(ANSWER))?;
         Ok(Self { stream, page: None })

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Little endian, 8 bytes each but for the id, which has 16. The socket's name is abstract, so that it is gone with its process and belongs to a
-//! network namespace. Both sides speak only with root or with the user that they run as: whoever gets a replica's file could read the disk as
-//! well, and whoever answers in the name of a chunk server is believed.
+//! network namespace. A chunk server lends to root and to the user that it runs as: they could read the disk as well. A client believes these,
+//! and whoever listens at the chunk server's address: it would be believed there too.
 
 use crate::ledger::Loan;
 use gfs_core::ids::{ChunkHandle, ClusterId, Epoch, ServerId};
@@ -42,15 +42,17 @@ fn name(cluster: ClusterId, server: ServerId) -> String {
     format!("gfs-lend/{:032x}/{}", cluster.0, server.0)
 }
 
-/// Connects to a chunk server of this machine, without waiting: one that takes no connections is none.
+/// Connects to the chunk server of this machine that is reached at `host:port`, without waiting: one that takes no connections is none.
 ///
 /// # Errors
 /// The system's; `PermissionDenied` when it is another user's.
-pub fn connect(cluster: ClusterId, server: ServerId) -> io::Result<UnixStream> {
+pub fn connect(cluster: ClusterId, server: ServerId, reached_at: &str) -> io::Result<UnixStream> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name(cluster, server).as_bytes())?)?;
-    if !trusts(&socket)? {
+    let peer = rustix::net::sockopt::socket_peercred(&socket)?.uid.as_raw();
+    let port = reached_at.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    if !is_trusted(peer) && port.and_then(listener_at) != Some(peer) {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "a chunk server of another user"));
     }
     let stream = UnixStream::from(socket);
@@ -63,12 +65,24 @@ pub fn is_trusted(peer: u32) -> bool {
     peer == 0 || peer == rustix::process::geteuid().as_raw()
 }
 
-/// The same of a connected socket.
-///
-/// # Errors
-/// The system's.
-pub fn trusts(socket: impl AsFd) -> io::Result<bool> {
-    Ok(is_trusted(rustix::net::sockopt::socket_peercred(socket)?.uid.as_raw()))
+/// The user whose process listens at a TCP port of this network namespace, if there is exactly one.
+fn listener_at(port: u16) -> Option<u32> {
+    let mut users = Vec::new();
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        let table = std::fs::read_to_string(table).unwrap_or_default();
+        users.extend(table.lines().filter_map(|line| {
+            // Number, address:port, peer, state, queues, timer, retransmissions, user: all hexadecimal but the last.
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (_, bound) = fields.get(1)?.rsplit_once(':')?;
+            let listens = *fields.get(3)? == "0A" && u16::from_str_radix(bound, 16) == Ok(port);
+            fields.get(7).filter(|_| listens)?.parse::<u32>().ok()
+        }));
+    }
+    users.dedup();
+    match users[..] {
+        [user] => Some(user),
+        _ => None,
+    }
 }
 
 /// A question for a chunk.
@@ -217,6 +231,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_server_that_takes_no_connections() {
         let (cluster, server) = (ClusterId(u128::from(std::process::id()) << 64), ServerId(9));
+        let connect = |cluster, server| connect(cluster, server, "127.0.0.1:1");
         assert!(connect(cluster, server).is_err(), "nobody is there");
         let listener = UnixListener::bind_addr(&address(cluster, server).unwrap()).unwrap();
         let mut first = connect(cluster, server).unwrap();
@@ -251,7 +266,12 @@ mod tests {
         assert_eq!((decode_answer(&answer).unwrap(), file.is_none()), (None, true));
         drop(near);
         assert!(receive_answer(&far).is_err());
-        assert!(trusts(&far).unwrap(), "a process of our own");
+        let own = rustix::process::geteuid().as_raw();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(listener_at(port), Some(own));
+        drop(listener);
+        assert_eq!(listener_at(port), None);
         assert!(is_trusted(0) && !is_trusted(rustix::process::geteuid().as_raw() + 1));
     }
 }
