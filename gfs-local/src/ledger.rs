@@ -17,7 +17,7 @@ use crate::mapping::Mapping;
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, open, unlink};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 /// Loans that can stand at a time.
@@ -53,6 +53,7 @@ pub struct Ledger {
     map: Mapping,
     path: PathBuf,
     stamps: AtomicU64,
+    ended: AtomicBool,
 }
 
 impl Ledger {
@@ -69,7 +70,7 @@ impl Ledger {
         let map = Mapping::new(&file, LENGTH, true)?;
         map.cell(INCARNATION).store(incarnation, Ordering::SeqCst);
         map.cell(0).store(MAGIC, Ordering::SeqCst);
-        Ok(Self { map, path: path.to_owned(), stamps: AtomicU64::new(1) })
+        Ok(Self { map, path: path.to_owned(), stamps: AtomicU64::new(1), ended: AtomicBool::new(false) })
     }
 
     /// The lease is held until then, on CLOCK_BOOTTIME. `term` is another one than before if it had ended in between.
@@ -93,18 +94,21 @@ impl Ledger {
         fence(Ordering::SeqCst);
     }
 
-    /// Ends all loans for good.
+    /// Ends all loans for good, and removes the page's name.
     pub fn end(&self) {
         self.map.cell(UNTIL).store(0, Ordering::SeqCst);
         self.map.cell(INCARNATION).store(0, Ordering::SeqCst);
+        // Once: later the name may be that of another process's page.
+        if !self.ended.swap(true, Ordering::SeqCst) {
+            // One that stays takes 132 KiB until the server starts again.
+            let _ = unlink(&self.path);
+        }
     }
 }
 
 impl Drop for Ledger {
     fn drop(&mut self) {
         self.end();
-        // One that stays takes 132 KiB until the server starts again.
-        let _ = unlink(&self.path);
     }
 }
 
