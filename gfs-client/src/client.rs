@@ -146,7 +146,7 @@ impl Client {
             let pool = DataPool::new(PoolOptions { cluster, ..PoolOptions::default() });
             let locations = Arc::new(Locations::new());
             let allocator = Allocator { session: session.clone(), locations: locations.clone() };
-            let near = Near::new(options.local.then_some(cluster));
+            let near = Near::new(options.local.then_some(cluster), locations.clone());
             tokio::spawn(crate::near::run(Arc::downgrade(&near)));
             let budget_units = (options.bytes_in_flight / BUDGET_UNIT).clamp(1, 1 << 24) as u32;
             let inner = Inner {

@@ -303,7 +303,7 @@ impl DataPath {
         limit: &CallLimit,
     ) -> Result<Bytes, DataFailure> {
         let range = (offset, length as usize);
-        if let Some(bytes) = limit.run("read", self.near.read(piece, range, in_a_row, &self.locations)).await? {
+        if let Some(bytes) = limit.run("read", self.near.read(piece, range, in_a_row)).await? {
             return Ok(bytes);
         }
         let members = self.locations.configuration(piece.handle).map_or(0, |known| known.members.len());

@@ -45,7 +45,7 @@ const STEP: u64 = 2 << 20;
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// A replica that is lent to this client.
-pub(crate) struct Lent {
+struct Lent {
     replica: LentReplica,
     epoch: Epoch,
     /// Up to where the disk was asked ahead.
@@ -80,6 +80,7 @@ struct Link {
 pub(crate) struct Near {
     /// `None`: nothing is read in place.
     cluster: Option<ClusterId>,
+    locations: Arc<Locations>,
     lenders: Mutex<HashMap<ServerId, Arc<Mutex<Lender>>>>,
     chunks: Mutex<LruCache<ChunkHandle, Known>>,
     open: NonZeroUsize,
@@ -90,11 +91,12 @@ pub(crate) struct Near {
 
 impl Near {
     /// Reads in place where a chunk server of this cluster is on this machine, if `cluster` is given.
-    pub(crate) fn new(cluster: Option<ClusterId>) -> Arc<Self> {
+    pub(crate) fn new(cluster: Option<ClusterId>, locations: Arc<Locations>) -> Arc<Self> {
         let may_open = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
         let open = NonZeroUsize::new((may_open / 4).min(OPEN as u64) as usize).unwrap_or(NonZeroUsize::MIN);
         Arc::new(Self {
             cluster,
+            locations,
             lenders: Mutex::default(),
             chunks: Mutex::new(LruCache::new(CHUNKS)),
             open,
@@ -109,9 +111,8 @@ impl Near {
         piece: Piece,
         (offset, length): (u64, usize),
         in_a_row: bool,
-        locations: &Arc<Locations>,
     ) -> Option<Bytes> {
-        let lent = self.find(piece, length, locations)?;
+        let lent = self.find(piece, length)?;
         if length <= LARGE {
             match lent.replica.read(offset, length, false) {
                 Err(Unread::WouldWait) => {}
@@ -139,15 +140,14 @@ impl Near {
         piece: Piece,
         (offset, length): (u64, usize),
         in_a_row: bool,
-        locations: &Arc<Locations>,
     ) -> Option<Bytes> {
-        let lent = self.find(piece, length, locations)?;
+        let lent = self.find(piece, length)?;
         self.judge(piece.handle, lent.read(offset, length, in_a_row))
     }
 
     /// A reader that goes on in a row comes to this chunk next: has its replica lent, and its first bytes read.
-    pub(crate) fn prepare(self: &Arc<Self>, next: Piece, locations: &Arc<Locations>) {
-        if let Some(lent) = self.find(next, LARGE, locations) {
+    pub(crate) fn prepare(self: &Arc<Self>, next: Piece) {
+        if let Some(lent) = self.find(next, LARGE) {
             lent.ahead(0, 0);
         }
     }
@@ -163,7 +163,7 @@ impl Near {
     }
 
     /// What is read in place of a chunk is doubtful: the servers are asked for a while.
-    pub(crate) fn doubt(&self, handle: ChunkHandle) {
+    fn doubt(&self, handle: ChunkHandle) {
         self.put(handle, Known::Refused(Instant::now() + DOUBTED));
     }
 
@@ -174,7 +174,7 @@ impl Near {
     }
 
     /// The replica of a chunk, if one is lent that is at least as new as the piece; has one asked for where that is worth it.
-    fn find(self: &Arc<Self>, piece: Piece, length: usize, locations: &Arc<Locations>) -> Option<Arc<Lent>> {
+    fn find(self: &Arc<Self>, piece: Piece, length: usize) -> Option<Arc<Lent>> {
         self.cluster?;
         let handle = piece.handle;
         let mut chunks = self.chunks.lock();
@@ -194,9 +194,9 @@ impl Near {
             }
             Some(Known::Seen | Known::Refused(_)) | None => {}
         }
-        let members = locations.configuration(handle)?.members;
-        let mut members: Vec<Peer> =
-            members.iter().filter_map(|server| locations.peer(*server)).filter(|peer| peer.near).collect();
+        let members = self.locations.configuration(handle)?.members;
+        let peers = members.iter().filter_map(|server| self.locations.peer(*server));
+        let mut members: Vec<Peer> = peers.filter(|peer| peer.near).collect();
         if members.is_empty() {
             return None;
         }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Read-ahead for what goes by the page cache: one request of the largest size.
+/// Read-ahead for what goes by the page cache: four requests of the largest size, which are under way together.
 const READ_AHEAD_KIB: u32 = 4096;
 
 /// Why nothing can be mounted there; each one line.

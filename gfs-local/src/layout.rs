@@ -146,6 +146,16 @@ pub fn decode_entry(bytes: &[u8; ENTRY]) -> Option<BlockInfo> {
     Some(BlockInfo { version, crc, zeroed: epoch & ZEROED != 0 })
 }
 
+/// Checks the bytes of a block against its entry; where nothing is stored they become zeros. `None` when either is damaged.
+pub fn verify_block(entry: Option<BlockInfo>, bytes: &mut [u8]) -> Option<BlockInfo> {
+    let info = entry?;
+    if info.is_stored() {
+        return (info.crc == crc32_iscsi(bytes)).then_some(info);
+    }
+    bytes.fill(0);
+    Some(info)
+}
+
 fn entry_check(bytes: &[u8; ENTRY]) -> u16 {
     match crc32_iscsi(&bytes[..14]) as u16 {
         0 => 0xffff,

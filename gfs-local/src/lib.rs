@@ -8,6 +8,7 @@
 //! Owned here: where blocks and checksums lie in a chunk file, the page, the words spoken over the socket, and the read itself. Not here: who
 //! lends what (the chunk server's driver), and when to ask for a loan (the client).
 
+pub mod file;
 pub mod layout;
 pub mod ledger;
 mod mapping;

@@ -1,19 +1,12 @@
 //! Reading a lent replica: bytes and checksums from the file, then the question whether the loan stands.
 
-use crate::layout::{BLOCK, ENTRY, Geometry, blocks_of, decode_entry};
+use crate::file;
+use crate::layout::{BLOCK, ENTRY, Geometry, blocks_of, decode_entry, verify_block};
 use crate::ledger::{LedgerView, Loan};
 use bytes::Bytes;
-use crc_fast::crc32_iscsi;
-use rustix::buffer::spare_capacity;
-use rustix::fs::Advice;
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::Errno;
 use std::fs::File;
-use std::io::IoSliceMut;
-use std::num::NonZeroU64;
 use std::sync::Arc;
-
-/// What the operating system reads at once by itself, in bytes.
-const READ_AHEAD: usize = 128 << 10;
 
 /// Why a lent replica was not read. The chunk server can be asked instead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -69,15 +62,14 @@ impl LentReplica {
         let stored = (blocks_of(self.length).max(first) - first) as usize;
         let stored = stored.min(blocks);
         let start = u64::from(first) * BLOCK;
-        let mut bytes = Vec::with_capacity(blocks * BLOCK as usize);
+        let mut bytes = Vec::new();
         if stored > 0 {
-            if wait && stored * BLOCK as usize > READ_AHEAD {
-                // All of it at once, instead of one window of the system's own read-ahead after the other.
-                self.will_need(start, (stored as u64) * BLOCK);
+            let length = stored * BLOCK as usize;
+            if wait {
+                file::begin(&self.file, start, length as u64);
             }
-            let mut table = Vec::with_capacity(stored * ENTRY);
-            self.fill(&mut table, self.geometry.entry(first), stored * ENTRY, wait)?;
-            self.fill(&mut bytes, start, stored * BLOCK as usize, wait)?;
+            let table = self.range(self.geometry.entry(first), stored * ENTRY, wait)?;
+            bytes = self.range(start, length, wait)?;
             verify(first, &table, &mut bytes)?;
         }
         bytes.resize(blocks * BLOCK as usize, 0);
@@ -90,38 +82,21 @@ impl LentReplica {
 
     /// Has the operating system begin to read a range; does not wait for it.
     pub fn will_need(&self, offset: u64, length: u64) {
-        let length = length.min(self.length.saturating_sub(offset));
-        // Advice that is not taken does no harm.
-        let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(length), Advice::WillNeed);
+        file::will_need(&self.file, offset, length.min(self.length.saturating_sub(offset)));
     }
 
     /// The same for the checksums of the whole replica.
     pub fn will_need_table(&self) {
-        let length = u64::from(blocks_of(self.length)) * ENTRY as u64;
-        let _ = rustix::fs::fadvise(&self.file, self.geometry.table(), NonZeroU64::new(length), Advice::WillNeed);
+        file::will_need(&self.file, self.geometry.table(), u64::from(blocks_of(self.length)) * ENTRY as u64);
     }
 
-    /// Reads `length` bytes into an empty vector that has room for them; what lies beyond the end of the file is zero.
-    fn fill(&self, bytes: &mut Vec<u8>, offset: u64, length: usize, wait: bool) -> Result<(), Unread> {
-        if !wait {
-            bytes.resize(length, 0);
-            let count = rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(bytes)], offset, ReadWriteFlags::NOWAIT);
-            return match count {
-                Ok(count) if count == length => Ok(()),
-                _ => Err(Unread::WouldWait),
-            };
+    /// A range as it lies in the file.
+    fn range(&self, offset: u64, length: usize, wait: bool) -> Result<Vec<u8>, Unread> {
+        if wait {
+            file::read(&self.file, offset, length).map_err(Unread::Disk)
+        } else {
+            file::read_cached(&self.file, offset, length).ok_or(Unread::WouldWait)
         }
-        while bytes.len() < length {
-            let at = offset + bytes.len() as u64;
-            match rustix::io::pread(&self.file, spare_capacity(bytes), at) {
-                Ok(0) => bytes.resize(length, 0),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(Unread::Disk(error)),
-            }
-        }
-        // The vector may have more room than was asked for.
-        bytes.truncate(length);
-        Ok(())
     }
 }
 
@@ -129,11 +104,7 @@ impl LentReplica {
 fn verify(first: u32, table: &[u8], bytes: &mut [u8]) -> Result<(), Unread> {
     let entries = table.as_chunks::<ENTRY>().0;
     for ((block, entry), bytes) in (first..).zip(entries).zip(bytes.chunks_exact_mut(BLOCK as usize)) {
-        match decode_entry(entry) {
-            Some(info) if !info.is_stored() => bytes.fill(0),
-            Some(info) if info.crc == crc32_iscsi(bytes) => {}
-            _ => return Err(Unread::Damaged(block)),
-        }
+        verify_block(decode_entry(entry), bytes).ok_or(Unread::Damaged(block))?;
     }
     Ok(())
 }
@@ -143,6 +114,7 @@ mod tests {
     use super::*;
     use crate::layout::{BlockInfo, encode_entry};
     use crate::ledger::{Ledger, now};
+    use crc_fast::crc32_iscsi;
     use gfs_core::ids::{BlockVersion, Epoch, Sequence};
     use std::os::unix::fs::FileExt;
     use std::time::Duration;

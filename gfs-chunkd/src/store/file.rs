@@ -1,20 +1,17 @@
 //! Reading and writing chunk files: whole ranges, short counts and interrupts handled, errors with their path.
 
 use super::error::StoreError;
-use rustix::fs::{Advice, FallocateFlags, Mode, OFlags};
-use rustix::io::{Errno, ReadWriteFlags};
+use gfs_local::file;
+use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
 use std::fs::File;
-use std::io::{IoSlice, IoSliceMut};
-use std::num::NonZeroU64;
+use std::io::IoSlice;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// The most parts that one system call takes.
 const IOV_MAX: usize = 1024;
-
-/// What the operating system reads at once by itself, in bytes.
-const READ_AHEAD: usize = 128 << 10;
 
 /// Whether nobody else has a file open. The kernel gives a write lease only then.
 fn is_the_only_user(file: &File) -> bool {
@@ -75,38 +72,18 @@ impl ChunkFile {
 
     /// Reads `length` bytes; what lies beyond the end of the file is zero.
     pub fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, StoreError> {
-        let mut bytes = Vec::with_capacity(length);
-        if length > READ_AHEAD {
-            // All of it at once, instead of one window of the system's own read-ahead after the other.
-            self.will_need(offset, length as u64);
-        }
-        while bytes.len() < length {
-            let at = offset + bytes.len() as u64;
-            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut bytes), at) {
-                Ok(0) => bytes.resize(length, 0),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(e) => return Err(StoreError::io("read", &self.path, e)),
-            }
-        }
-        // The vector may have got more room than was asked for.
-        bytes.truncate(length);
-        Ok(bytes)
+        file::begin(&self.file, offset, length as u64);
+        file::read(&self.file, offset, length).map_err(|e| StoreError::io("read", &self.path, e))
     }
 
     /// Has the operating system begin to read a range; does not wait for it.
     pub fn will_need(&self, offset: u64, length: u64) {
-        // Advice that is not taken does no harm.
-        let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(length), Advice::WillNeed);
+        file::will_need(&self.file, offset, length);
     }
 
-    /// The same for what is in the page cache; `None` if it is not, or the end of the file is reached.
+    /// The same as `read` for what is in the page cache; `None` if it is not, or the end of the file is reached.
     pub fn read_cached(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
-        let mut bytes = vec![0u8; length];
-        let mut slices = [IoSliceMut::new(&mut bytes)];
-        match rustix::io::preadv2(&self.file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
-            Ok(count) if count == length => Some(bytes),
-            _ => None,
-        }
+        file::read_cached(&self.file, offset, length)
     }
 
     /// Writes all parts one after the other.

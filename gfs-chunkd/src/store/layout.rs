@@ -19,7 +19,7 @@ use gfs_core::meta::request::{Configuration, Stored};
 use gfs_core::replica::OperationRecord;
 pub use gfs_local::layout::BLOCK;
 pub(crate) use gfs_local::layout::{
-    ENTRY, Geometry, HEADER, SLOT, ZERO_CRC, ZEROED, blocks_of, decode_entry, encode_entry,
+    ENTRY, Geometry, HEADER, SLOT, ZERO_CRC, ZEROED, blocks_of, decode_entry, encode_entry, verify_block,
 };
 
 /// The same as a shift.

@@ -3,7 +3,7 @@
 use super::chunk::{Chunk, State, parse_entries};
 use super::error::StoreError;
 use super::file::ChunkFile;
-use super::layout::{BLOCK, ENTRY, ZERO_CRC, blocks_of};
+use super::layout::{BLOCK, ENTRY, ZERO_CRC, blocks_of, verify_block};
 use super::types::{BlockInfo, ReadOut};
 use bytes::Bytes;
 use crc_fast::crc32_iscsi;
@@ -143,12 +143,7 @@ impl Chunk {
                 infos.push(content.info);
                 continue;
             }
-            match entry {
-                Some(info) if !info.is_stored() => bytes.fill(0),
-                Some(info) if info.crc == crc32_iscsi(bytes) => {}
-                _ => return Err(self.corrupt(block)),
-            }
-            infos.extend(entry);
+            infos.push(verify_block(entry, bytes).ok_or_else(|| self.corrupt(block))?);
         }
         infos.resize(blocks.len(), BlockInfo::default());
         data.resize(blocks.len() * BLOCK as usize, 0);
@@ -161,12 +156,7 @@ impl Chunk {
         let mut data = file.read(u64::from(blocks.start) * BLOCK, blocks.len() * BLOCK as usize)?;
         let mut checked = Vec::with_capacity(infos.len());
         for ((block, entry), bytes) in blocks.zip(infos).zip(data.chunks_exact_mut(BLOCK as usize)) {
-            match entry {
-                Some(info) if !info.is_stored() => bytes.fill(0),
-                Some(info) if info.crc == crc32_iscsi(bytes) => {}
-                _ => return Err(self.corrupt(block)),
-            }
-            checked.extend(entry);
+            checked.push(verify_block(entry, bytes).ok_or_else(|| self.corrupt(block))?);
         }
         Ok((checked, data))
     }

@@ -39,6 +39,14 @@ async fn borrow(cluster: &Cluster, server: u32, handle: u64) -> LentReplica {
     }
 }
 
+/// The chunk is no more, and a server is told to delete its replica.
+fn remove(cluster: &Cluster, server: u32) {
+    let epoch = cluster.master.configuration(H).epoch;
+    cluster.master.remove(H);
+    let delete = vec![v1::Delete { handle: H, epoch }];
+    cluster.master.order(server, v1::MasterOrder { delete, ..v1::MasterOrder::default() });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lent_replica_is_what_is_committed_and_a_write_ends_the_loan_before_it_is_answered() {
     let mut cluster = Cluster::start(3).await;
@@ -93,10 +101,7 @@ async fn loans_end_with_another_configuration_and_with_the_chunk() {
     eventually("the end of the loan", || !dropped.stands()).await;
     assert!(try_borrow(&cluster, 3, H).is_none(), "not a member");
     let kept = borrow(&cluster, 1, H).await;
-    let epoch = cluster.master.configuration(H).epoch;
-    cluster.master.remove(H);
-    let delete = vec![v1::Delete { handle: H, epoch }];
-    cluster.master.order(1, v1::MasterOrder { delete, ..v1::MasterOrder::default() });
+    remove(&cluster, 1);
     eventually("the end of the loan", || !kept.stands()).await;
 }
 
@@ -128,10 +133,7 @@ async fn a_file_that_somebody_has_borrowed_is_not_used_for_another_chunk() {
     cluster.master.allocate(H, &[1]);
     cluster.write(H, 0, &pattern(1, 5000)).await;
     let replica = borrow(&cluster, 1, H).await;
-    let epoch = cluster.master.configuration(H).epoch;
-    cluster.master.remove(H);
-    let delete = vec![v1::Delete { handle: H, epoch }];
-    cluster.master.order(1, v1::MasterOrder { delete, ..v1::MasterOrder::default() });
+    remove(&cluster, 1);
     let master = cluster.master.clone();
     eventually("the deletion", || master.deleted(1, H)).await;
     for other in 1..20 {

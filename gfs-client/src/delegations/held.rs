@@ -248,24 +248,18 @@ impl Held {
         due && !std::mem::replace(&mut state.asked_to_last, true)
     }
 
-    /// The master has committed that it is held; false when it is held no more.
-    pub(crate) fn lasts(&self) -> bool {
+    /// The master has committed that it is held, or perhaps has, if not `surely`: then it is given back as if it had. False when it is held
+    /// no more.
+    pub(crate) fn lasts(&self, surely: bool) -> bool {
         let mut state = self.state.lock();
         state.lasting = state.phase == Phase::Held;
+        state.recalled |= state.lasting && !surely;
         state.lasting
     }
 
     /// Whether the master has committed that it is held.
     pub(crate) fn is_lasting(&self) -> bool {
         self.state.lock().lasting
-    }
-
-    /// It is not known whether the master has committed that it is held: it is given back as if it had. False when it is held no more.
-    pub(crate) fn may_last(&self) -> bool {
-        let mut state = self.state.lock();
-        state.lasting = state.phase == Phase::Held;
-        state.recalled |= state.lasting;
-        state.lasting
     }
 
     /// Whether the end of the file's being open is told with its end here.

@@ -321,7 +321,7 @@ async fn a_new_file_that_is_held_for_long_is_made_to_last_once() {
     assert!(!held.shall_last());
     tokio::time::advance(YOUNG - Duration::from_secs(5)).await;
     assert!(held.shall_last() && !held.shall_last());
-    assert!(held.lasts() && held.is_lasting());
+    assert!(held.lasts(true) && held.is_lasting());
     tokio::time::advance(2 * YOUNG).await;
     assert!(held.begin_behind(&(0..10), CHUNK));
 }

@@ -1,4 +1,4 @@
-//! Writes that are answered before the replicas have them: those to new files that this session holds.
+//! Writes that are answered before the replicas have them: those to files that this session holds.
 //!
 //! What a program writes into such a file waits here and goes to the replicas in the order in which it was written, pieces that follow each
 //! other as one, several that do not overlap at a time; each becomes part of the file after those before it. Large writes beyond the beginning
@@ -8,7 +8,7 @@
 
 use super::write::Manner;
 use super::{FileState, OpenFile};
-use crate::client::Client;
+use crate::client::{Client, Inner};
 use crate::data::Behalf;
 use crate::delegations::{Delegations, Held};
 use crate::error::ClientError;
@@ -284,6 +284,11 @@ impl Turn<'_> {
     }
 }
 
+/// What bytes that wait count as.
+fn cost(data: &Bytes) -> u32 {
+    data.len().max(LEAST) as u32
+}
+
 /// Counts one who waits.
 struct Waiter<'a>(&'a AtomicUsize);
 
@@ -346,14 +351,13 @@ impl OpenFile {
         clear_suid: bool,
     ) -> Result<(), ClientError> {
         let end = self.end_of(offset, data.len() as u64)?;
-        let inner = &self.client().inner;
-        self.wish_to_hold(context).await;
-        if !data.is_empty() && data.len() <= MOST && inner.delegations.get(self.inner.inode).is_some() {
+        let behind = &self.client().inner.behind;
+        let held = self.wish_to_hold(context).await;
+        if held && !data.is_empty() && data.len() <= MOST {
             let large = end > SMALL && data.len() > LITTLE;
-            let cost = data.len().max(LEAST) as u32;
-            let budget = if large { &inner.behind.large } else { &inner.behind.bytes };
+            let budget = if large { &behind.large } else { &behind.bytes };
             // Another file may have it all, and its servers not answer: then this one waits for its own.
-            let room = tokio::time::timeout(BRISK, budget.clone().acquire_many_owned(cost));
+            let room = tokio::time::timeout(BRISK, budget.clone().acquire_many_owned(cost(&data)));
             if let Ok(Ok(permit)) = context.limit.run("write", room).await?
                 && self.queue(offset, &data, permit)?
             {
@@ -369,21 +373,17 @@ impl OpenFile {
     /// # Errors
     /// As `append`.
     pub(super) async fn append_behind(&self, context: &CallContext, data: &Bytes) -> Result<Option<u64>, ClientError> {
-        if data.len() <= LITTLE {
-            self.wish_to_hold(context).await;
-        }
-        let delegations = &self.client().inner.delegations;
-        if data.is_empty() || data.len() > LITTLE || delegations.get(self.inner.inode).is_none() {
+        let held = data.len() <= LITTLE && self.wish_to_hold(context).await;
+        if data.is_empty() || !held {
             return Ok(None);
         }
+        let Inner { behind, delegations, .. } = &*self.client().inner;
         let _turn = context.limit.run("append", self.state().appending.lock()).await?;
         loop {
             let held = delegations.get(self.inner.inode).and_then(|held| held.attributes());
             let Some((attributes, _)) = held else { return Ok(None) };
             self.end_of(attributes.size, data.len() as u64)?;
-            let cost = data.len().max(LEAST) as u32;
-            let permit = self.client().inner.behind.bytes.clone().try_acquire_many_owned(cost);
-            if let Ok(permit) = permit
+            if let Ok(permit) = behind.bytes.clone().try_acquire_many_owned(cost(data))
                 && self.queue(attributes.size, data, permit)?
             {
                 return Ok(Some(attributes.size));
@@ -585,6 +585,7 @@ impl Client {
 mod tests {
     use super::*;
     use crate::delegations::tests::held;
+    use futures_util::FutureExt;
 
     fn piece(held: &Arc<Held>, offset: u64, length: usize) -> Piece {
         let (shared, delegations) = (Arc::<Shared>::default(), Arc::default());
@@ -601,22 +602,13 @@ mod tests {
         let turn = |number| Turn { turns: &turns, number };
         assert!(turn(0).comes().await);
         let mut second = Box::pin(async { turn(1).comes().await });
-        assert!(futures_pending(second.as_mut()).await);
+        assert!(second.as_mut().now_or_never().is_none());
         turn(0).over(true);
         assert!(second.await);
         turn(1).over(false);
         assert!(turns.have_failed() && !turn(2).comes().await && !turn(9).comes().await);
         turns.begin(3);
         assert!(turn(3).comes().await);
-    }
-
-    async fn futures_pending(future: std::pin::Pin<&mut impl Future>) -> bool {
-        let mut future = Some(future);
-        std::future::poll_fn(|context| {
-            let polled = future.as_mut().map(|future| future.as_mut().poll(context).is_pending());
-            std::task::Poll::Ready(polled == Some(true))
-        })
-        .await
     }
 
     #[test]

@@ -59,46 +59,45 @@ impl Wish {
 impl OpenFile {
     /// To be held while this client changes the file in a way that the master is told of at once.
     pub(super) async fn changing(&self, context: &CallContext) -> Result<RwLockReadGuard<'_, ()>, ClientError> {
-        context.limit.run("write", self.state().changing.read()).await
+        self.state().changing(context).await
     }
 
-    /// A write is about to be made that may be answered early. Asks for the file where that is worth it: then it is held afterwards.
-    pub(super) async fn wish_to_hold(&self, context: &CallContext) {
+    /// A write is about to be made that may be answered early. Asks for the file where that is worth it; answers whether it is held now.
+    pub(super) async fn wish_to_hold(&self, context: &CallContext) -> bool {
         let inner = &self.client().inner;
         if let Some(held) = inner.delegations.get(self.inner.inode) {
             if held.shall_last() {
                 let client = self.client().clone();
                 tokio::spawn(async move { client.prolong(held).await });
             }
-            return;
+            return true;
         }
         if !self.state().wish.lock().writes(Instant::now()) || !self.client().has_ample_room() {
-            return;
+            return false;
         }
         // What still goes on without a delegation, or gives back a place that it has claimed, may change the file.
         let claimed = Arc::strong_count(&self.state().claims) > 1;
         if claimed || self.state().is_behind() || inner.delegations.loose().is_some() {
-            return;
+            return false;
         }
         // Where something else changes the file just now, the next write asks.
-        let Ok(_alone) = self.state().changing.try_write() else { return };
+        let Ok(_alone) = self.state().changing.try_write() else { return false };
         let patience = CallContext::new(context.credentials.clone(), CallLimit::within(PATIENCE));
-        let held = match context.limit.run("hold", self.hold(&patience)).await {
-            Ok(held) => held,
-            Err(error) => {
-                inner.delegations.disowns(self.inner.inode);
-                Err(error)
-            }
-        };
+        let held = context.limit.run("hold", self.hold(&patience)).await.unwrap_or_else(|error| {
+            inner.delegations.disowns(self.inner.inode);
+            Err(error)
+        });
+        let held = held.unwrap_or_else(|error| {
+            tracing::debug!(%error, inode = %self.inner.inode, "a file is not held");
+            false
+        });
         let mut wish = self.state().wish.lock();
-        match held {
-            Ok(true) => wish.granted(),
-            Ok(false) => wish.refused(Instant::now()),
-            Err(error) => {
-                tracing::debug!(%error, inode = %self.inner.inode, "a file is not held");
-                wish.refused(Instant::now());
-            }
+        if held {
+            wish.granted()
+        } else {
+            wish.refused(Instant::now())
         }
+        held
     }
 
     async fn hold(&self, context: &CallContext) -> Result<bool, ClientError> {
@@ -147,12 +146,11 @@ impl Client {
     async fn prolong(&self, held: Arc<Held>) {
         let context = CallContext::new(Credentials::default(), CallLimit::within(LIMIT));
         let kept = match self.ask_to_hold(held.inode(), &context).await {
-            Ok(Some(_)) => held.lasts(),
+            Ok(Some(_)) => held.lasts(true),
             Ok(None) => return,
             Err(error) => {
                 tracing::debug!(%error, inode = %held.inode(), "a file is not held for longer");
-                // Committed or not, its end gives it back.
-                held.may_last()
+                held.lasts(false)
             }
         };
         if kept { self.inner.delegations.work.notify_one() } else { self.inner.delegations.disowns(held.inode()) }

@@ -76,7 +76,7 @@ impl OpenFile {
         let handle = view.chunks.get(&index)?;
         let in_a_row = self.inner.read_end.load(Ordering::Relaxed) == offset;
         let range = (offset % inner.chunk_size, length as usize);
-        let bytes = inner.data.near.read_here(view.piece(*handle), range, in_a_row, &inner.locations)?;
+        let bytes = inner.data.near.read_here(view.piece(*handle), range, in_a_row)?;
         if in_a_row && range.0 + AHEAD >= inner.chunk_size {
             self.prepare_next(index + 1);
         }
@@ -90,7 +90,7 @@ impl OpenFile {
         if let Some(view) = self.known_view(index, index)
             && let Some(handle) = view.chunks.get(&index)
         {
-            inner.data.near.prepare(view.piece(*handle), &inner.locations);
+            inner.data.near.prepare(view.piece(*handle));
         }
     }
 

@@ -14,7 +14,7 @@ use super::request::{Attributes, ClientCommand, Credentials, FileType, NodeKind,
 use super::sessions::Known;
 use super::state::State;
 use crate::breaks::Break;
-use crate::ids::{InodeId, SessionId};
+use crate::ids::SessionId;
 
 /// Most inode numbers that are set apart at a time.
 const MAX_INODES: u64 = 65_536;
@@ -197,9 +197,7 @@ impl State {
     fn end_session(&mut self, session: SessionId) {
         self.locks.release_session(session);
         // Of what it held nobody else has seen how far it was written: the rest is cut off before anybody can.
-        let held: Vec<InodeId> = self.holds.held_by(session).collect();
-        self.holds.drop_session(session);
-        for inode in held {
+        for inode in self.holds.drop_session(session) {
             // A directory has no tail.
             let _ = self.cut_tail(inode);
         }

@@ -62,9 +62,11 @@ impl Holds {
         }
     }
 
-    pub(crate) fn drop_session(&mut self, session: SessionId) {
+    /// A session has ended; answers what it held.
+    pub(crate) fn drop_session(&mut self, session: SessionId) -> Vec<InodeId> {
         let held: Vec<InodeId> = self.held_by(session).collect();
-        held.into_iter().for_each(|inode| self.end(inode));
+        held.iter().for_each(|inode| self.end(*inode));
+        held
     }
 
     /// What a checkpoint holds.
