@@ -1,7 +1,7 @@
 //! The FUSE mount.
 //!
-//! `ops` and `session` know the transport, `fs` knows POSIX, `errno` is the table between the two. What the kernel sees is
-//! decided here; finding masters, open files, retry and file bytes are the client library's.
+//! `transport` knows what requests come by, `ops` what they ask, `fs` knows POSIX, `errno` is the table between them. What the kernel sees
+//! is decided here; finding masters, open files, retry and file bytes are the client library's.
 #![warn(missing_docs)]
 
 mod desks;
@@ -11,7 +11,7 @@ pub mod mount;
 mod mountpoint;
 mod ops;
 pub mod options;
-mod session;
+mod transport;
 
 pub use mountpoint::MountpointError;
 pub use options::{CacheMode, MountOptions, OptionError};

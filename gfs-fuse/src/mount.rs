@@ -7,7 +7,7 @@ use crate::fs::{Fs, FsOptions};
 use crate::mountpoint::{self, MountpointError, Unmounted};
 use crate::ops::Operations;
 use crate::options::{CacheMode, MountOptions};
-use crate::session;
+use crate::transport::{self, KernelCache};
 use gfs_client::{Client, ClientError, ClientOptions, Pages, Target};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -108,7 +108,7 @@ pub fn run(target: Target, mountpoint: &Path, options: &MountOptions, ready: imp
 /// Which file data may stay in the page cache: a kernel that cannot map other files has to keep all of it there.
 fn pages_of(cache: CacheMode) -> Pages {
     match cache {
-        _ if !session::maps_uncached_files() => Pages::Anyway,
+        _ if !transport::maps_uncached_files() => Pages::Anyway,
         CacheMode::Pages => Pages::Anyway,
         CacheMode::Auto => Pages::IfAlone,
         CacheMode::None => Pages::Never,
@@ -167,12 +167,12 @@ fn serve(
     // Signals are caught before anything is mounted, so that none can leave a mount behind.
     let shutdown = runtime.block_on(async { gfs_daemon::life::shutdown_signal() }).map_err(MountError::Start)?;
     let (tell, ended) = oneshot::channel();
-    let operations = Operations::new(Arc::clone(&fs), runtime.handle().clone(), tell);
-    let mounted = session::mount(operations, mountpoint, options, source).map_err(wrong)?;
-    let cache = mounted.kernel_cache(&fs).map_err(MountError::Start)?;
+    let operations = Arc::new(Operations::new(Arc::clone(&fs), runtime.handle().clone(), tell));
+    let session = transport::mount(&operations, mountpoint, options, source).map_err(wrong)?;
+    let cache = KernelCache::new(&fs, session.notify()).map_err(MountError::Start)?;
     client.on_invalidate(Arc::new(cache));
     let device = mountpoint::device_at(mountpoint).ok_or_else(|| wrong(io::ErrorKind::NotFound.into()))?;
-    mounted.serve().map_err(MountError::Start)?;
+    session.serve().map_err(MountError::Start)?;
     if let Err(source) = prove(runtime, mountpoint, options.mount_timeout) {
         unmount(mountpoint, &device);
         return Err(MountError::Silent { path: mountpoint.into(), source });

@@ -17,6 +17,18 @@ pub enum CacheMode {
     None,
 }
 
+/// What requests of the kernel come by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Transport {
+    /// io_uring where the kernel offers it, else /dev/fuse.
+    #[default]
+    Auto,
+    /// /dev/fuse.
+    Dev,
+    /// As `Auto`, with a warning if it is /dev/fuse.
+    Uring,
+}
+
 /// A switch that the kernel itself acts on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 pub enum KernelFlag {
@@ -61,6 +73,8 @@ pub struct MountOptions {
     pub cache: CacheMode,
     /// Whether replicas on this machine are read in place.
     pub local: bool,
+    /// What requests of the kernel come by.
+    pub transport: Transport,
     /// Log file directory.
     pub log_dir: Option<PathBuf>,
     /// Log level.
@@ -80,6 +94,7 @@ impl Default for MountOptions {
             call_timeout: Duration::from_secs(60),
             cache: CacheMode::default(),
             local: true,
+            transport: Transport::default(),
             log_dir: None,
             log_level: "warn".into(),
         }
@@ -197,6 +212,7 @@ impl MountOptions {
             "call_timeout" => self.call_timeout = seconds("call_timeout", value)?,
             "cache" => self.cache = cache(value)?,
             "local" => self.local = local(value)?,
+            "transport" => self.transport = transport(value)?,
             "log_dir" if value.is_empty() => return Err(value_error("log_dir", value, "a directory")),
             "log_dir" => self.log_dir = Some(PathBuf::from(value)),
             "log_level" => {
@@ -235,6 +251,15 @@ fn local(value: &str) -> Result<bool, OptionError> {
         "auto" => Ok(true),
         "off" => Ok(false),
         _ => Err(value_error("local", value, "auto or off")),
+    }
+}
+
+fn transport(value: &str) -> Result<Transport, OptionError> {
+    match value {
+        "auto" => Ok(Transport::Auto),
+        "dev" => Ok(Transport::Dev),
+        "uring" => Ok(Transport::Uring),
+        _ => Err(value_error("transport", value, "auto, dev or uring")),
     }
 }
 
@@ -312,6 +337,7 @@ mod tests {
             "call_timeout=-1",
             "cache=everything",
             "local=yes",
+            "transport=tcp",
             "subdir=",
             "subdir",
             "log_level=loud",
@@ -337,6 +363,14 @@ mod tests {
     fn replicas_of_this_machine_are_read_in_place_unless_that_is_off() {
         assert!(parsed("ro").unwrap().local && parsed("local=off,local=auto").unwrap().local);
         assert!(!parsed("local=off").unwrap().local);
+    }
+
+    #[test]
+    fn transports() {
+        for (value, transport) in [("auto", Transport::Auto), ("dev", Transport::Dev), ("uring", Transport::Uring)] {
+            assert_eq!(parsed(&format!("transport={value}")).unwrap().transport, transport);
+        }
+        assert_eq!(parsed("").unwrap().transport, Transport::Auto);
     }
 
     #[test]

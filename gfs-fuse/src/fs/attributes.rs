@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub const BLOCK_SIZE_FILE: u32 = 128 * 1024;
 /// `st_blksize` of everything else, and the unit of statfs.
 pub const BLOCK_SIZE: u32 = 4096;
+/// Bytes in a name.
+pub const NAME_MAX: u32 = 255;
 /// CAP_FSETID in the masks of `/proc/TID/status`.
 const CAP_FSETID: u64 = 1 << 4;
 

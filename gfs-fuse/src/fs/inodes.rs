@@ -5,11 +5,13 @@ use super::attributes::{self, BLOCK_SIZE};
 use super::pages::Shown;
 use super::{Call, Caller, Found, Fs, unexpected};
 use crate::errno::{Errno, Result};
-use gfs_client::{AttributeChanges, Attributes, FileType, Grant, InodeId, Request, SetTime, XattrMode};
+use gfs_client::{AttributeChanges, Attributes, FileType, Grant, InodeId, Refusal, Request, SetTime, XattrMode};
 use gfs_core::meta::request::{Answer, Query, Reply};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+/// What `ls -l` asks of every file, until it hears that there is no such thing here.
+const LABEL: &[u8] = b"security.selinux";
 /// Access times told in one message.
 const MAX_TOUCHES: usize = 1024;
 
@@ -108,13 +110,15 @@ impl Fs {
     /// Reads an extended attribute.
     ///
     /// # Errors
-    /// ENODATA when it is not there.
+    /// ENODATA when it is not there; EOPNOTSUPP for a label that is not there.
     pub async fn get_xattr(&self, call: &Call, inode: InodeId, name: Vec<u8>) -> Result<Vec<u8>> {
         if name == super::blocked::ATTRIBUTE {
             return Ok(self.blocked_calls(call.caller));
         }
+        let label = name == LABEL;
         match self.client.query(&call.context, Query::GetXattr { inode, name }).await?.answer {
             Answer::Value(value) => Ok(value),
+            Answer::Refused(Refusal::NoData) if label => Err(Errno(libc::EOPNOTSUPP)),
             Answer::Refused(refusal) => Err(refusal.into()),
             _ => Err(unexpected("getxattr")),
         }

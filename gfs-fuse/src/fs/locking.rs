@@ -101,13 +101,23 @@ impl Releases {
 }
 
 impl Fs {
-    /// Sets, waits for, or gives up a lock.
+    /// Sets, waits for, or gives up a lock. A `family` that the transport does not tell is looked up.
     ///
     /// # Errors
     /// EAGAIN when it is held and `wait` is false; EINTR when the caller has a signal; EDEADLK; ENOLCK.
-    pub async fn set_lock(&self, call: &Call, inode: InodeId, asked: LockAsked, wait: bool) -> Result<()> {
+    pub async fn set_lock(
+        &self,
+        call: &Call,
+        inode: InodeId,
+        asked: LockAsked,
+        wait: bool,
+        family: Option<LockFamily>,
+    ) -> Result<()> {
         let (mode, range) = parse(asked)?;
-        let family = family_of(call.caller.tid).await;
+        let family = match family {
+            None => family_of(call.caller.tid).await,
+            told => told,
+        };
         if mode == LockMode::Unlock {
             let families = family.map_or(vec![LockFamily::Record, LockFamily::Flock], |family| vec![family]);
             for family in families {

@@ -1,0 +1,123 @@
+//! The kernel's own interface: requests over io_uring, and over /dev/fuse what does not come by there.
+//!
+//! `abi` has its numbers, `decode` and `encode` are pure, `device` mounts and reads, `ring` has the rings. This file puts a session together.
+
+mod abi;
+mod decode;
+mod device;
+mod encode;
+mod ring;
+
+use super::{Notify, Session};
+use crate::ops::Operations;
+use crate::options::MountOptions;
+use device::{Agreed, Device, Gate};
+use ring::{Rings, Served};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Where the kernel says whether it offers FUSE over io_uring.
+const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
+
+/// Why there is no session.
+pub enum MountError {
+    /// There is no FUSE over io_uring here; nothing is mounted.
+    NoRing(String),
+    /// It could not be mounted at all.
+    Mount(io::Error),
+}
+
+/// A session over io_uring.
+struct Mounted {
+    device: Arc<Device>,
+    agreed: Agreed,
+    rings: Rings,
+    served: Served,
+}
+
+/// Mounts for requests over io_uring.
+///
+/// # Errors
+/// Why not.
+pub fn mount(
+    operations: &Arc<Operations>,
+    mountpoint: &Path,
+    options: &MountOptions,
+    source: &str,
+) -> Result<Box<dyn Session>, MountError> {
+    offered(std::fs::read_to_string(SWITCH).ok().as_deref()).map_err(MountError::NoRing)?;
+    let rings = Rings::new().map_err(|error| MountError::NoRing(format!("io_uring: {error}")))?;
+    let device = Arc::new(device::mount(mountpoint, options, source).map_err(MountError::Mount)?);
+    let begun = begin(operations, &device, options, &rings);
+    match begun {
+        Ok((agreed, served)) => Ok(Box::new(Mounted { device, agreed, rings, served })),
+        Err(why) => {
+            // Before the device goes, which would leave a dead mount for a moment.
+            let mounted = crate::mountpoint::device_at(mountpoint);
+            let unmounted = mounted.map(|mounted| crate::mountpoint::unmount(mountpoint, &mounted));
+            drop(device);
+            match unmounted {
+                Some(Err(error)) => Err(MountError::Mount(error)),
+                _ => Err(MountError::NoRing(why)),
+            }
+        }
+    }
+}
+
+fn begin(
+    operations: &Arc<Operations>,
+    device: &Arc<Device>,
+    options: &MountOptions,
+    rings: &Rings,
+) -> Result<(Agreed, Served), String> {
+    let agreed = device.shake_hands(options.cache, true).map_err(|error| error.to_string())?;
+    if agreed.flags & abi::init::OVER_IO_URING == 0 {
+        return Err("the kernel does not offer it".into());
+    }
+    let only_root = options.allow_root && !options.allow_other;
+    let user = rustix::process::geteuid();
+    let gate = Gate { owner: (only_root && !user.is_root()).then(|| user.as_raw()) };
+    let (device, operations) = (Arc::clone(device), Arc::clone(operations));
+    let served = Served { device, operations, gate, direct: agreed.direct };
+    rings.register(&served).map_err(|error| format!("the kernel takes no ring: {error}"))?;
+    Ok((agreed, served))
+}
+
+/// Whether the kernel offers it, by the text of its switch; else what to do.
+fn offered(switch: Option<&str>) -> Result<(), String> {
+    match switch.map(str::trim) {
+        Some("Y" | "1") => Ok(()),
+        Some(_) => Err(format!("it is switched off; `echo Y > {SWITCH}` as root switches it on")),
+        None => Err("it needs Linux 6.14 or newer, with CONFIG_FUSE_IO_URING".into()),
+    }
+}
+
+impl Session for Mounted {
+    fn notify(&self) -> Arc<dyn Notify> {
+        Arc::clone(&self.device) as Arc<dyn Notify>
+    }
+
+    fn serve(self: Box<Self>) -> io::Result<()> {
+        let Self { device, agreed, rings, served } = *self;
+        rings.begin();
+        // What is forgotten is told there, and its end is the end of the session.
+        std::thread::Builder::new().name("gfs-device".into()).spawn(move || {
+            device.serve(&served.operations, agreed, served.gate);
+            served.operations.end();
+        })?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn switch_that_is_off_says_how_it_is_switched_on() {
+        assert_eq!(offered(Some("Y\n")), Ok(()));
+        assert!(offered(Some("N\n")).unwrap_err().contains("echo Y"));
+        assert!(offered(None).unwrap_err().contains("6.14"));
+    }
+}
