@@ -46,7 +46,8 @@ cargo clippy --workspace --all-targets -- -D warnings
 cargo test --workspace --no-run
 cargo test --workspace --lib --bins
 cargo test --workspace --exclude gfs-e2e --test '*'
-# One cluster at a time: each of these tests starts daemons and mounts. The suites come last: fsx takes longest.
-for suite in basics two_mounts pages faults outage integrity mount_forms packaging commands programs network full power suites; do
+# One cluster at a time: each of these tests starts daemons and mounts. The basics come first, fsx, which takes longest, last.
+others=$(basename -s .rs -a gfs-e2e/tests/*.rs | grep -vx -e basics -e suites)
+for suite in basics $others suites; do
     cargo test --workspace --test "$suite" -- --test-threads=1
 done

@@ -631,12 +631,17 @@ fn covered(query: &Query, answer: &Answer) -> Keys {
         | Query::ListXattrs { inode }
         | Query::Layout { inode, .. }
         | Query::TestLock { inode, .. } => keys.inodes.push(*inode),
-        Query::ReadDirectory { inode, .. } => keys.listing = Some(*inode),
+        Query::ReadDirectory { inode, .. } | Query::ListNames { inode, .. } => keys.listing = Some(*inode),
     }
     match answer {
         Answer::Attributes(attributes) | Answer::Layout { attributes, .. } => keys.inodes.push(attributes.inode),
         Answer::Directory { entries, .. } => keys.inodes.extend(entries.iter().map(|entry| entry.attributes.inode)),
-        Answer::Target(_) | Answer::Value(_) | Answer::Names(_) | Answer::Lock(_) | Answer::Refused(_) => {}
+        Answer::Target(_)
+        | Answer::Listing { .. }
+        | Answer::Value(_)
+        | Answer::Names(_)
+        | Answer::Lock(_)
+        | Answer::Refused(_) => {}
     }
     keys
 }

@@ -11,6 +11,7 @@ pub mod power;
 pub mod record;
 pub mod small;
 pub mod spread;
+pub mod suites;
 pub mod work;
 
 pub use cluster::{Cluster, Options, Process};

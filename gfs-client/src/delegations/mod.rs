@@ -272,7 +272,12 @@ impl Delegations {
         match answer {
             Answer::Attributes(attributes) | Answer::Layout { attributes, .. } => show(attributes),
             Answer::Directory { entries, .. } => entries.iter_mut().for_each(|entry| show(&mut entry.attributes)),
-            Answer::Target(_) | Answer::Value(_) | Answer::Names(_) | Answer::Lock(_) | Answer::Refused(_) => (),
+            Answer::Target(_)
+            | Answer::Listing { .. }
+            | Answer::Value(_)
+            | Answer::Names(_)
+            | Answer::Lock(_)
+            | Answer::Refused(_) => (),
         }
     }
 

@@ -206,6 +206,11 @@ impl Client {
         if self.inner.directories.is_told(inodes) { Ok(()) } else { self.tell_names(context).await }
     }
 
+    /// Whether this session decides about the names of a directory, and knows all of them.
+    pub fn holds_directory(&self, inode: InodeId) -> bool {
+        self.inner.directories.holds(inode)
+    }
+
     /// Returns when the master knows everything that was done in held directories so far.
     pub(crate) async fn tell_names(&self, context: &CallContext) -> Result<(), ClientError> {
         let Some(told) = self.inner.directories.wait_told() else { return Ok(()) };
@@ -218,7 +223,7 @@ impl Client {
         match query {
             _ if self.inner.directories.is_idle() => Ok(()),
             // Whatever is in it is shown too.
-            Query::ReadDirectory { .. } => self.tell_names(context).await,
+            Query::ReadDirectory { .. } | Query::ListNames { .. } => self.tell_names(context).await,
             Query::Lookup { parent, name } => {
                 let child = self.inner.directories.named(&[(*parent, name.clone())]);
                 self.told(context, &[&[*parent][..], &child].concat()).await

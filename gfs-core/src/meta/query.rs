@@ -28,6 +28,10 @@ impl State {
                 let page = namespace.read_directory(who, *inode, *cookie, *limit)?;
                 Ok(Answer::Directory { entries: page.entries, end: page.end })
             }
+            Query::ListNames { inode, cookie, limit } => {
+                let (entries, end) = namespace.list_names(who, *inode, *cookie, *limit)?;
+                Ok(Answer::Listing { entries, end })
+            }
             Query::GetXattr { inode, name } => namespace.get_xattr(who, *inode, name).map(Answer::Value),
             Query::ListXattrs { inode } => namespace.list_xattrs(who, *inode).map(Answer::Names),
             Query::Layout { inode, first, count } => self.layout(who, *inode, *first, *count),
@@ -101,9 +105,10 @@ impl State {
     pub fn consulted(query: &Query) -> Option<InodeId> {
         match query {
             Query::Lookup { parent, .. } => Some(*parent),
-            Query::ReadDirectory { inode, .. } | Query::GetXattr { inode, .. } | Query::ListXattrs { inode } => {
-                Some(*inode)
-            }
+            Query::ReadDirectory { inode, .. }
+            | Query::ListNames { inode, .. }
+            | Query::GetXattr { inode, .. }
+            | Query::ListXattrs { inode } => Some(*inode),
             Query::GetAttributes { .. } | Query::ReadLink { .. } | Query::Layout { .. } | Query::TestLock { .. } => {
                 None
             }

@@ -451,6 +451,19 @@ pub struct DirectoryEntry {
     pub attributes: Attributes,
 }
 
+/// One entry of a listing that shows no attributes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListedName {
+    /// As of `DirectoryEntry`.
+    pub cookie: u64,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// What it names.
+    pub inode: InodeId,
+    /// Of which type that is.
+    pub file_type: FileType,
+}
+
 /// Answer to a mutation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
@@ -584,6 +597,15 @@ pub enum Query {
         /// At most this many entries.
         limit: u32,
     },
+    /// readdir: names, numbers and types alone.
+    ListNames {
+        /// The directory.
+        inode: InodeId,
+        /// Go on after this position; 0 is the start.
+        cookie: u64,
+        /// At most this many entries.
+        limit: u32,
+    },
     /// getxattr.
     GetXattr {
         /// The inode.
@@ -625,6 +647,13 @@ pub enum Answer {
     Directory {
         /// Entries in cookie order.
         entries: Vec<DirectoryEntry>,
+        /// Whether the directory ended.
+        end: bool,
+    },
+    /// A page of a directory without attributes.
+    Listing {
+        /// Entries in cookie order.
+        entries: Vec<ListedName>,
         /// Whether the directory ended.
         end: bool,
     },

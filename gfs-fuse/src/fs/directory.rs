@@ -7,7 +7,7 @@
 
 use gfs_client::Grant;
 use gfs_core::ids::InodeId;
-use gfs_core::meta::request::{Attributes, DirectoryEntry};
+use gfs_core::meta::request::{Attributes, DirectoryEntry, FileType, ListedName};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -16,8 +16,12 @@ use tokio::task::JoinHandle;
 pub const AFTER_DOT: u64 = 1;
 /// Offset after `..`: where the master's listing starts, cookie 0.
 pub const AFTER_DOTS: u64 = 2;
-/// Entries asked of the master at once: more than one reply to the kernel takes.
+/// Entries with attributes asked of the master at first: what one reply to the kernel takes, which says then whether it wants more of them.
+pub const FIRST_ENTRIES: u32 = 256;
+/// Entries with attributes asked of the master at once after that.
 pub const PAGE_ENTRIES: u32 = 1024;
+/// Names without attributes asked of the master at once.
+pub const PAGE_NAMES: u32 = 4096;
 
 /// One entry as the kernel is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,7 +31,28 @@ pub struct Listed {
     /// Its name.
     pub name: Vec<u8>,
     /// What it names.
-    pub attributes: Attributes,
+    pub inode: InodeId,
+    /// Of which type that is.
+    pub file_type: FileType,
+    /// Its attributes, where they were asked for.
+    pub attributes: Option<Attributes>,
+}
+
+impl Listed {
+    /// An entry with attributes.
+    pub fn with_attributes(offset: u64, name: Vec<u8>, attributes: Attributes) -> Self {
+        Self { offset, name, inode: attributes.inode, file_type: attributes.file_type, attributes: Some(attributes) }
+    }
+
+    /// An entry of the master; `None` when its cookie does not fit.
+    pub fn entry(DirectoryEntry { cookie, name, attributes }: DirectoryEntry) -> Option<Self> {
+        Some(Self::with_attributes(offset_after(cookie)?, name, attributes))
+    }
+
+    /// A name of the master; `None` when its cookie does not fit.
+    pub fn name(ListedName { cookie, name, inode, file_type }: ListedName) -> Option<Self> {
+        Some(Self { offset: offset_after(cookie)?, name, inode, file_type, attributes: None })
+    }
 }
 
 /// A run of entries without a gap.
@@ -51,29 +76,35 @@ pub fn offset_after(cookie: u64) -> Option<u64> {
 }
 
 impl Page {
-    /// Builds the page that starts at offset `base`; `dots` are the entries before the master's. `None` when a cookie does not
-    /// fit or they do not rise: then nothing could be continued safely.
-    pub fn new(
-        base: u64,
-        dots: Vec<Listed>,
-        entries: Vec<DirectoryEntry>,
-        end: bool,
-        grant: Option<Grant>,
-    ) -> Option<Self> {
-        let mut all = dots;
-        all.reserve(entries.len());
-        for entry in entries {
-            let offset = offset_after(entry.cookie)?;
-            if offset <= all.last().map_or(base, |last| last.offset) {
+    /// Builds the page that starts at offset `base`; `dots` are the entries before the master's. `None` when offsets do not rise: then
+    /// nothing could be continued safely.
+    pub fn new(base: u64, dots: Vec<Listed>, answered: Answered) -> Option<Self> {
+        let Answered { mut entries, end, grant } = answered;
+        if !dots.is_empty() {
+            entries.splice(..0, dots);
+        }
+        let mut last = base;
+        for entry in &entries {
+            if entry.offset <= last {
                 return None;
             }
-            all.push(Listed { offset, name: entry.name, attributes: entry.attributes });
+            last = entry.offset;
         }
         // Without an entry and without an end the kernel would take the empty reply for the end.
-        if all.is_empty() && !end {
+        if entries.is_empty() && !end {
             return None;
         }
-        Some(Self { base, entries: all, end, grant })
+        Some(Self { base, entries, end, grant })
+    }
+
+    /// Whether there are attributes with all names from `offset` on.
+    fn has_attributes(&self, offset: u64) -> bool {
+        self.from(offset).is_some_and(|entries| entries.iter().all(|entry| entry.attributes.is_some()))
+    }
+
+    /// The offset after the last entry; `None` at the end of the directory.
+    pub fn goes_on(&self) -> Option<u64> {
+        self.entries.last().filter(|_| !self.end).map(|last| last.offset)
     }
 
     /// The entries from `offset` on, when this page knows them: an empty slice is the end of the directory.
@@ -88,13 +119,22 @@ impl Page {
     }
 }
 
-/// What the master answers of a listing: entries, whether they are the last, and for how long that may be cached.
-pub type Answered = (Vec<DirectoryEntry>, bool, Grant);
+/// What the master answers of a listing.
+#[derive(Debug)]
+pub struct Answered {
+    /// A run of entries.
+    pub entries: Vec<Listed>,
+    /// Whether they are the last.
+    pub end: bool,
+    /// For how long they may be cached; `None`: not at all.
+    pub grant: Option<Grant>,
+}
 
 /// The next run of entries, asked for while the kernel takes the one before.
 #[derive(Debug)]
 struct Next {
-    cookie: u64,
+    offset: u64,
+    plus: bool,
     answer: JoinHandle<Option<Answered>>,
 }
 
@@ -121,21 +161,24 @@ impl DirectoryHandle {
 
     /// The page kept from the last call, if it can go on from `offset`. The start is always asked anew, so that rewinddir sees
     /// what is there now.
-    pub fn kept(&self, offset: u64) -> Option<Arc<Page>> {
+    pub fn kept(&self, offset: u64, plus: bool) -> Option<Arc<Page>> {
         let page = self.page.lock();
         let page = page.as_ref().filter(|page| offset != 0 && page.from(offset).is_some())?;
-        Some(Arc::clone(page))
+        (!plus || page.has_attributes(offset)).then(|| Arc::clone(page))
     }
 
-    /// The entries after `cookie`, if they were asked for ahead. The start never is.
-    pub async fn ahead(&self, cookie: u64) -> Option<Answered> {
-        let mut next = self.next.lock().take().filter(|next| next.cookie == cookie)?;
+    /// The entries from `offset` on, if they were asked for ahead as they are wanted. The start never is.
+    pub async fn ahead(&self, offset: u64, plus: bool) -> Option<Answered> {
+        let mut next = self.next.lock().take().filter(|next| next.offset == offset && next.plus == plus)?;
         (&mut next.answer).await.ok().flatten()
     }
 
-    /// The entries after `cookie` are being asked for.
-    pub fn ask_ahead(&self, cookie: u64, answer: JoinHandle<Option<Answered>>) {
-        *self.next.lock() = Some(Next { cookie, answer });
+    /// Has the entries from `offset` on asked for by `ask`, unless they are already.
+    pub fn ask_ahead(&self, offset: u64, plus: bool, ask: impl FnOnce() -> JoinHandle<Option<Answered>>) {
+        let mut next = self.next.lock();
+        if next.as_ref().is_none_or(|next| next.offset != offset || next.plus != plus) {
+            *next = Some(Next { offset, plus, answer: ask() });
+        }
     }
 
     /// Keeps a page for the next call.
@@ -149,13 +192,23 @@ mod tests {
     use super::*;
     use crate::fs::attributes::tests::sample;
 
-    fn entry(cookie: u64) -> DirectoryEntry {
-        DirectoryEntry { cookie, name: format!("f{cookie}").into_bytes(), attributes: sample() }
+    fn entry(cookie: u64) -> Listed {
+        let name = format!("f{cookie}").into_bytes();
+        Listed::entry(DirectoryEntry { cookie, name, attributes: sample() }).unwrap()
+    }
+
+    fn name(cookie: u64) -> Listed {
+        let name = format!("f{cookie}").into_bytes();
+        Listed::name(ListedName { cookie, name, inode: InodeId(9), file_type: FileType::File }).unwrap()
+    }
+
+    fn page(base: u64, dots: Vec<Listed>, entries: Vec<Listed>, end: bool) -> Option<Page> {
+        Page::new(base, dots, Answered { entries, end, grant: None })
     }
 
     fn dots() -> Vec<Listed> {
         [(AFTER_DOT, "."), (AFTER_DOTS, "..")]
-            .map(|(offset, name)| Listed { offset, name: name.into(), attributes: sample() })
+            .map(|(offset, name)| Listed::with_attributes(offset, name.into(), sample()))
             .to_vec()
     }
 
@@ -178,7 +231,7 @@ mod tests {
 
     #[test]
     fn every_offset_goes_on_behind_its_entry() {
-        let page = Page::new(0, dots(), vec![entry(1), entry(5)], true, None).unwrap();
+        let page = page(0, dots(), vec![entry(1), entry(5)], true).unwrap();
         assert_eq!(names(&page, 0).unwrap(), [".", "..", "f1", "f5"]);
         assert_eq!(names(&page, AFTER_DOT).unwrap(), ["..", "f1", "f5"]);
         assert_eq!(names(&page, AFTER_DOTS).unwrap(), ["f1", "f5"]);
@@ -189,27 +242,50 @@ mod tests {
 
     #[test]
     fn spent_page_of_a_longer_directory_asks_for_more() {
-        let page = Page::new(3, Vec::new(), vec![entry(5)], false, None).unwrap();
+        let page = page(3, Vec::new(), vec![entry(5)], false).unwrap();
         assert_eq!(names(&page, 3).unwrap(), ["f5"]);
         assert_eq!(names(&page, 7), None);
     }
 
     #[test]
     fn listing_that_cannot_be_continued_is_refused() {
-        assert!(Page::new(2, Vec::new(), vec![entry(5), entry(5)], true, None).is_none());
-        assert!(Page::new(9, Vec::new(), vec![entry(5)], true, None).is_none());
-        assert!(Page::new(2, Vec::new(), vec![entry(u64::MAX)], true, None).is_none());
-        assert!(Page::new(2, Vec::new(), Vec::new(), false, None).is_none());
+        assert!(page(2, Vec::new(), vec![entry(5), entry(5)], true).is_none());
+        assert!(page(9, Vec::new(), vec![entry(5)], true).is_none());
+        assert!(page(2, Vec::new(), Vec::new(), false).is_none());
+        let beyond = ListedName { cookie: u64::MAX, name: b"f".to_vec(), inode: InodeId(9), file_type: FileType::File };
+        assert!(Listed::name(beyond).is_none());
     }
 
     #[test]
     fn rewinding_forgets_the_kept_page() {
         let handle = DirectoryHandle::new(InodeId(1));
-        assert!(handle.kept(2).is_none());
-        let page = Arc::new(Page::new(0, dots(), vec![entry(1)], true, None).unwrap());
-        handle.keep(&page);
-        assert!(handle.kept(AFTER_DOTS).is_some());
-        assert!(handle.kept(0).is_none());
-        assert!(handle.kept(99).is_none());
+        assert!(handle.kept(2, false).is_none());
+        handle.keep(&Arc::new(page(0, dots(), vec![entry(1)], true).unwrap()));
+        assert!(handle.kept(AFTER_DOTS, true).is_some());
+        assert!(handle.kept(0, false).is_none());
+        assert!(handle.kept(99, false).is_none());
+    }
+
+    #[test]
+    fn page_of_names_does_for_who_wants_names_alone() {
+        let handle = DirectoryHandle::new(InodeId(1));
+        let mixed = page(0, dots(), vec![entry(1), name(2), entry(3)], false).unwrap();
+        assert_eq!(mixed.goes_on(), Some(5));
+        handle.keep(&Arc::new(mixed));
+        assert!(handle.kept(AFTER_DOTS, false).is_some() && handle.kept(AFTER_DOTS, true).is_none());
+        assert!(handle.kept(4, true).is_some(), "behind the name without attributes");
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_ahead_is_taken_as_it_is_wanted() {
+        let handle = DirectoryHandle::new(InodeId(1));
+        let answer =
+            |end| move || tokio::spawn(async move { Some(Answered { entries: Vec::new(), end, grant: None }) });
+        handle.ask_ahead(7, false, answer(true));
+        handle.ask_ahead(7, false, || panic!("it is asked for already"));
+        assert!(handle.ahead(7, true).await.is_none());
+        handle.ask_ahead(7, true, answer(true));
+        assert!(handle.ahead(7, true).await.is_some_and(|answered| answered.end));
+        assert!(handle.ahead(7, true).await.is_none());
     }
 }

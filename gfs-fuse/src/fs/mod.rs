@@ -12,6 +12,7 @@ mod files;
 pub mod handles;
 mod inodes;
 pub mod interrupts;
+mod listed;
 mod locking;
 pub mod locks;
 mod names;
@@ -32,6 +33,7 @@ use gfs_client::{
 };
 use handles::{Directories, Files};
 use interrupts::{Interrupts, Wait, Watch};
+use listed::ListedNames;
 use locking::Releases;
 use locks::LockTable;
 use pages::{CachedPages, Shown};
@@ -117,6 +119,7 @@ pub struct Fs {
     releases: Releases,
     access: Arc<AccessTimes>,
     names: CachedNames,
+    listed: Arc<ListedNames>,
     interrupts: Interrupts,
     stale: OnceLock<mpsc::SyncSender<InodeId>>,
     pages: CachedPages,
@@ -140,6 +143,7 @@ impl Fs {
             releases: Releases::default(),
             access: Arc::default(),
             names: CachedNames::default(),
+            listed: Arc::default(),
             interrupts: Interrupts::start()?,
             stale: OnceLock::new(),
             pages: CachedPages::default(),

@@ -1,6 +1,8 @@
 //! Names: looking them up, making, linking, moving and removing them, and reading directories.
 
-use super::directory::{self, AFTER_DOT, AFTER_DOTS, Answered, Listed, PAGE_ENTRIES, Page};
+use super::directory::{
+    self, AFTER_DOT, AFTER_DOTS, Answered, DirectoryHandle, FIRST_ENTRIES, Listed, PAGE_ENTRIES, PAGE_NAMES, Page,
+};
 use super::{Call, Found, Fs, Lookup, Name, unexpected};
 use crate::errno::{Errno, Result};
 use gfs_client::{Attributes, CallContext, Client, ClientError, InodeId, NodeKind, Refusal, RenameMode, Request};
@@ -17,6 +19,9 @@ impl Fs {
     /// # Errors
     /// What the master says; an absent name is no error.
     pub async fn lookup(&self, call: &Call, at: &Name) -> Result<Lookup> {
+        if let Some(offset) = self.listed.looked_up(at.0) {
+            self.fetch_listed(at.0, offset);
+        }
         let query = Query::Lookup { parent: at.0, name: at.1.clone() };
         let answered = self.client.query(&call.context, query).await?;
         match answered.answer {
@@ -119,35 +124,63 @@ impl Fs {
         }
     }
 
-    /// A run of entries of an open directory that goes on from `offset`; empty at the end.
+    /// A run of entries of an open directory that goes on from `offset`, with attributes if `plus`; empty at the end.
     ///
     /// # Errors
     /// EBADF, and what the master says.
-    pub async fn read_directory(&self, call: &Call, handle: u64, offset: u64) -> Result<Arc<Page>> {
+    pub async fn read_directory(&self, call: &Call, handle: u64, offset: u64, plus: bool) -> Result<Arc<Page>> {
         let handle = self.directories.get(handle)?;
-        if let Some(page) = handle.kept(offset) {
-            return Ok(page);
-        }
-        if offset == 0 {
-            self.note_access(handle.inode);
-        }
-        let dots = self.dots(call, handle.inode, offset).await?;
-        let cookie = directory::cookie_of(offset).unwrap_or_default();
-        let ahead = if cookie == 0 { None } else { handle.ahead(cookie).await };
-        let (entries, end, grant) = match ahead {
-            Some(answered) => answered,
-            None => page(&self.client, &call.context, handle.inode, cookie).await?,
+        let page = match handle.kept(offset, plus) {
+            Some(page) => page,
+            None => {
+                let page = Arc::new(self.next_page(call, &handle, offset, plus).await?);
+                handle.keep(&page);
+                page
+            }
         };
-        if let Some(last) = entries.last().filter(|_| !end) {
-            let (client, context, inode, cookie) =
-                (self.client.clone(), call.context.clone(), handle.inode, last.cookie);
-            let answer = async move { page(&client, &context, inode, cookie).await.ok() };
-            handle.ask_ahead(cookie, tokio::spawn(answer));
+        // The kernel begins every listing with attributes; by the second run it has seen whether anybody looks at them.
+        if let Some(next) = page.goes_on().filter(|_| offset > AFTER_DOTS) {
+            let (client, context, inode) = (self.client.clone(), call.context.clone(), handle.inode);
+            handle.ask_ahead(next, plus, || {
+                tokio::spawn(async move { page_from(&client, &context, inode, next, plus).await.ok() })
+            });
         }
-        let page = Page::new(offset, dots, entries, end, Some(grant)).ok_or_else(|| unexpected("readdir"))?;
-        let page = Arc::new(page);
-        handle.keep(&page);
         Ok(page)
+    }
+
+    async fn next_page(&self, call: &Call, handle: &DirectoryHandle, offset: u64, plus: bool) -> Result<Page> {
+        let inode = handle.inode;
+        if offset == 0 {
+            self.note_access(inode);
+            self.listed.begun(inode);
+        }
+        let dots = self.dots(call, inode, offset).await?;
+        if offset > AFTER_DOTS && !plus && !self.client.holds_directory(inode) {
+            self.listed.without_attributes(inode, offset);
+        }
+        let answered = match handle.ahead(offset, plus).await {
+            Some(answered) => answered,
+            None => page_from(&self.client, &call.context, inode, offset.max(AFTER_DOTS), plus).await?,
+        };
+        Page::new(offset, dots, answered).ok_or_else(|| unexpected("readdir"))
+    }
+
+    /// Asks for the attributes of what was listed without them, from `offset` on, ahead of who looks the names up.
+    fn fetch_listed(&self, inode: InodeId, mut offset: u64) {
+        let (client, listed) = (self.client.clone(), Arc::clone(&self.listed));
+        let context = self.context(self.options.call_timeout);
+        self.runtime.spawn(async move {
+            loop {
+                let Ok(answered) = page_from(&client, &context, inode, offset, true).await else {
+                    return listed.end(inode);
+                };
+                let last = answered.entries.last().filter(|_| !answered.end).map(|last| last.offset);
+                match listed.fetched(inode, answered.entries.len(), last) {
+                    Some(next) => offset = next,
+                    None => return,
+                }
+            }
+        });
     }
 
     /// `.` and `..`, as far as they come after `offset`.
@@ -155,11 +188,11 @@ impl Fs {
         let mut dots = Vec::new();
         if offset < AFTER_DOT {
             let attributes = self.get_attributes(call, inode).await?.attributes;
-            dots.push(Listed { offset: AFTER_DOT, name: b".".to_vec(), attributes });
+            dots.push(Listed::with_attributes(AFTER_DOT, b".".to_vec(), attributes));
         }
         if offset < AFTER_DOTS {
             let attributes = self.parent_of(call, inode).await?;
-            dots.push(Listed { offset: AFTER_DOTS, name: b"..".to_vec(), attributes });
+            dots.push(Listed::with_attributes(AFTER_DOTS, b"..".to_vec(), attributes));
         }
         Ok(dots)
     }
@@ -176,14 +209,32 @@ impl Fs {
     }
 }
 
-async fn page(client: &Client, context: &CallContext, inode: InodeId, cookie: u64) -> Result<Answered> {
-    let query = Query::ReadDirectory { inode, cookie, limit: PAGE_ENTRIES };
+/// A run of the master's entries from an offset on.
+async fn page_from(
+    client: &Client,
+    context: &CallContext,
+    inode: InodeId,
+    offset: u64,
+    plus: bool,
+) -> Result<Answered> {
+    let cookie = directory::cookie_of(offset).unwrap_or_default();
+    // The start is listed with attributes whatever is wanted: most directories end there.
+    let query = match cookie {
+        0 => Query::ReadDirectory { inode, cookie, limit: FIRST_ENTRIES },
+        _ if plus => Query::ReadDirectory { inode, cookie, limit: PAGE_ENTRIES },
+        _ => Query::ListNames { inode, cookie, limit: PAGE_NAMES },
+    };
     let answered = client.query(context, query).await?;
-    match answered.answer {
-        Answer::Directory { entries, end } => Ok((entries, end, answered.grant)),
-        Answer::Refused(refusal) => Err(refusal.into()),
-        _ => Err(unexpected("readdir")),
-    }
+    let (entries, end, grant) = match answered.answer {
+        Answer::Directory { entries, end } => {
+            (entries.into_iter().map(Listed::entry).collect(), end, Some(answered.grant))
+        }
+        Answer::Listing { entries, end } => (entries.into_iter().map(Listed::name).collect(), end, None),
+        Answer::Refused(refusal) => return Err(refusal.into()),
+        _ => return Err(unexpected("readdir")),
+    };
+    let entries: Option<Vec<Listed>> = entries;
+    Ok(Answered { entries: entries.ok_or_else(|| unexpected("readdir"))?, end, grant })
 }
 
 /// What a create that found the name taken is answered with. When the caller did not insist on making the file, the kernel

@@ -344,7 +344,7 @@ impl Operations {
     fn list(&self, asker: Asker, directory: InodeId, (handle, offset, plus): (u64, u64, bool), reply: Sink) {
         let name = if plus { "readdirplus" } else { "readdir" };
         self.runner.run(name, asker, Wait::Other, move |fs, call| async move {
-            match fs.read_directory(&call, handle, offset).await {
+            match fs.read_directory(&call, handle, offset, plus).await {
                 Ok(page) if plus => reply_names_plus(&fs, directory, &page, offset, reply),
                 Ok(page) => reply_names(&fs, &page, offset, reply),
                 Err(errno) => reply.send(Err(errno)),
@@ -420,9 +420,9 @@ fn extended(value: &[u8], room: u32) -> Result<Answer<'_>> {
 
 fn reply_names(fs: &Fs, page: &Page, offset: u64, reply: Sink) {
     let mut names = page.from(offset).unwrap_or_default().iter().map(|entry| ListedName {
-        inode: fs.outer(entry.attributes.inode),
+        inode: fs.outer(entry.inode),
         offset: entry.offset,
-        kind: entry.attributes.file_type,
+        kind: entry.file_type,
         name: &entry.name,
     });
     reply.send(Ok(Answer::Names(&mut names)));
@@ -430,13 +430,15 @@ fn reply_names(fs: &Fs, page: &Page, offset: u64, reply: Sink) {
 
 fn reply_names_plus(fs: &Fs, directory: InodeId, page: &Page, offset: u64, reply: Sink) {
     fs.deliver(page.grant.as_ref(), |ttl| {
-        let mut names = page.from(offset).unwrap_or_default().iter().map(|entry| {
+        let entries = page.from(offset).unwrap_or_default();
+        let mut names = entries.iter().filter_map(|entry| {
+            // Who wants attributes has been given a page that has them.
+            let mut attributes = entry.attributes.clone()?;
             fs.note_name(directory, &entry.name, ttl);
-            let mut attributes = entry.attributes.clone();
             let ttl = if fs.fit_listed(&mut attributes, !ttl.is_zero()) { ttl } else { Duration::ZERO };
             let attributes = shown(fs, &attributes);
             let (inode, kind) = (attributes.inode, attributes.kind);
-            (ListedName { inode, offset: entry.offset, kind, name: &entry.name }, Entry { attributes, ttl })
+            Some((ListedName { inode, offset: entry.offset, kind, name: &entry.name }, Entry { attributes, ttl }))
         });
         reply.send(Ok(Answer::NamesPlus(&mut names)));
     });

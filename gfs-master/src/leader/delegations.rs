@@ -216,9 +216,12 @@ fn shown(answer: &Answer) -> impl Iterator<Item = &Attributes> {
     let (one, entries) = match answer {
         Answer::Attributes(attributes) | Answer::Layout { attributes, .. } => (Some(attributes), &[][..]),
         Answer::Directory { entries, .. } => (None, entries.as_slice()),
-        Answer::Target(_) | Answer::Value(_) | Answer::Names(_) | Answer::Lock(_) | Answer::Refused(_) => {
-            (None, &[][..])
-        }
+        Answer::Target(_)
+        | Answer::Listing { .. }
+        | Answer::Value(_)
+        | Answer::Names(_)
+        | Answer::Lock(_)
+        | Answer::Refused(_) => (None, &[][..]),
     };
     one.into_iter().chain(entries.iter().map(|entry| &entry.attributes))
 }

@@ -140,7 +140,12 @@ impl Times {
         match answer {
             Answer::Attributes(attributes) | Answer::Layout { attributes, .. } => self.show(attributes),
             Answer::Directory { entries, .. } => entries.iter_mut().for_each(|entry| self.show(&mut entry.attributes)),
-            Answer::Target(_) | Answer::Value(_) | Answer::Names(_) | Answer::Lock(_) | Answer::Refused(_) => (),
+            Answer::Target(_)
+            | Answer::Listing { .. }
+            | Answer::Value(_)
+            | Answer::Names(_)
+            | Answer::Lock(_)
+            | Answer::Refused(_) => (),
         }
     }
 

@@ -660,6 +660,9 @@ fn bounded(query: Query) -> Query {
         Query::ReadDirectory { inode, cookie, limit } => {
             Query::ReadDirectory { inode, cookie, limit: limit.clamp(1, MAX_ENTRIES) }
         }
+        Query::ListNames { inode, cookie, limit } => {
+            Query::ListNames { inode, cookie, limit: limit.clamp(1, MAX_ENTRIES) }
+        }
         Query::Layout { inode, first, count } => Query::Layout { inode, first, count: count.min(MAX_LAYOUT) },
         other => other,
     }

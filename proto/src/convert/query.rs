@@ -1,9 +1,10 @@
 //! Queries and their answers.
 
+use super::chunks::file_type;
 use super::{ConvertError, need, refusal_code, refusal_from_code};
 use crate::v1::{self, query_request::Kind};
 use gfs_core::ids::InodeId;
-use gfs_core::meta::request::{Answer, Query};
+use gfs_core::meta::request::{Answer, ListedName, Query};
 
 impl From<&Query> for Kind {
     fn from(from: &Query) -> Self {
@@ -13,6 +14,9 @@ impl From<&Query> for Kind {
             Query::ReadLink { inode } => Kind::ReadLink(inode.0),
             Query::ReadDirectory { inode, cookie, limit } => {
                 Kind::ReadDirectory(v1::ReadDirectory { inode: inode.0, cookie: *cookie, limit: *limit })
+            }
+            Query::ListNames { inode, cookie, limit } => {
+                Kind::ListNames(v1::ReadDirectory { inode: inode.0, cookie: *cookie, limit: *limit })
             }
             Query::GetXattr { inode, name } => {
                 Kind::GetXattr(v1::GetXattr { inode: inode.0, name: name.clone().into() })
@@ -37,6 +41,7 @@ impl TryFrom<Kind> for Query {
             Kind::ReadDirectory(r) => {
                 Query::ReadDirectory { inode: InodeId(r.inode), cookie: r.cookie, limit: r.limit }
             }
+            Kind::ListNames(r) => Query::ListNames { inode: InodeId(r.inode), cookie: r.cookie, limit: r.limit },
             Kind::GetXattr(x) => Query::GetXattr { inode: InodeId(x.inode), name: x.name.into() },
             Kind::ListXattrs(inode) => Query::ListXattrs { inode: InodeId(inode) },
             Kind::Layout(l) => Query::Layout { inode: InodeId(l.inode), first: l.first, count: l.count },
@@ -54,6 +59,9 @@ pub fn answer_to_wire(answer: &Answer) -> v1::QueryAnswer {
         Answer::Directory { entries, end } => {
             v1::QueryAnswer { entries: entries.iter().map(Into::into).collect(), end: *end, ..empty }
         }
+        Answer::Listing { entries, end } => {
+            v1::QueryAnswer { listed: entries.iter().map(listed_out).collect(), end: *end, ..empty }
+        }
         Answer::Names(names) => v1::QueryAnswer { names: names.iter().map(|n| n.clone().into()).collect(), ..empty },
         Answer::Layout { attributes, chunks } => v1::QueryAnswer {
             attributes: Some(attributes.into()),
@@ -63,6 +71,16 @@ pub fn answer_to_wire(answer: &Answer) -> v1::QueryAnswer {
         Answer::Lock(lock) => v1::QueryAnswer { lock: lock.as_ref().map(Into::into), ..empty },
         Answer::Refused(refusal) => v1::QueryAnswer { refusal: refusal_code(*refusal), ..empty },
     }
+}
+
+fn listed_out(entry: &ListedName) -> v1::ListedName {
+    let ListedName { cookie, name, inode, file_type } = entry;
+    v1::ListedName { cookie: *cookie, name: name.clone().into(), inode: inode.0, file_type: *file_type as u32 }
+}
+
+fn listed_in(entry: v1::ListedName) -> Result<ListedName, ConvertError> {
+    let v1::ListedName { cookie, name, inode, file_type: of } = entry;
+    Ok(ListedName { cookie, name: name.into(), inode: InodeId(inode), file_type: file_type(of)? })
 }
 
 /// The answer to `query` from the wire.
@@ -81,6 +99,10 @@ pub fn answer_from_wire(query: &Query, answer: v1::QueryAnswer) -> Result<Answer
         Query::ReadLink { .. } => Answer::Target(answer.value.into()),
         Query::ReadDirectory { .. } => Answer::Directory {
             entries: answer.entries.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            end: answer.end,
+        },
+        Query::ListNames { .. } => Answer::Listing {
+            entries: answer.listed.into_iter().map(listed_in).collect::<Result<_, _>>()?,
             end: answer.end,
         },
         Query::GetXattr { .. } => Answer::Value(answer.value.into()),

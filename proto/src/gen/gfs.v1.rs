@@ -724,7 +724,7 @@ pub struct Server {
 pub struct QueryRequest {
     #[prost(message, optional, tag = "1")]
     pub credentials: ::core::option::Option<Credentials>,
-    #[prost(oneof = "query_request::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "query_request::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub kind: ::core::option::Option<query_request::Kind>,
 }
 /// Nested message and enum types in `QueryRequest`.
@@ -747,6 +747,8 @@ pub mod query_request {
         Layout(super::LayoutRequest),
         #[prost(message, tag = "9")]
         TestLock(super::SetLock),
+        #[prost(message, tag = "10")]
+        ListNames(super::ReadDirectory),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -808,6 +810,20 @@ pub struct QueryAnswer {
     /// of a file: no other session has it open for writing, and as long as it is granted it may be opened
     #[prost(fixed64, tag = "11")]
     pub pages_era: u64,
+    /// for reading without a word, its pages in this era (see OpenAnswer); 0: it may not
+    #[prost(message, repeated, tag = "12")]
+    pub listed: ::prost::alloc::vec::Vec<ListedName>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListedName {
+    #[prost(uint64, tag = "1")]
+    pub cookie: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub inode: u64,
+    #[prost(uint32, tag = "4")]
+    pub file_type: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DirectoryEntry {

@@ -4,7 +4,7 @@ use super::names::Dentry;
 use super::permission::{EXECUTE, READ};
 use super::{DirectoryPage, Namespace, check_name};
 use crate::ids::InodeId;
-use crate::meta::request::{Attributes, Credentials, DirectoryEntry, FileType, Refusal};
+use crate::meta::request::{Attributes, Credentials, DirectoryEntry, FileType, ListedName, Refusal};
 
 /// Entries in one page of a listing, at most.
 const PAGE_MAX: u32 = 8192;
@@ -62,18 +62,42 @@ impl Namespace {
         cookie: u64,
         limit: u32,
     ) -> Result<DirectoryPage, Refusal> {
+        let (entries, end) = self.page(who, inode, (cookie, limit), |cookie, Dentry { inode, name }| {
+            Some(DirectoryEntry { cookie, name, attributes: self.attributes(inode)? })
+        })?;
+        Ok(DirectoryPage { entries, end })
+    }
+
+    /// As `read_directory`, with numbers and types instead of attributes; and whether the directory ended.
+    pub fn list_names(
+        &self,
+        who: &Credentials,
+        inode: InodeId,
+        cookie: u64,
+        limit: u32,
+    ) -> Result<(Vec<ListedName>, bool), Refusal> {
+        self.page(who, inode, (cookie, limit), |cookie, Dentry { inode, name }| {
+            let file_type = self.inodes.get((inode.0, 0))?.file_type;
+            Some(ListedName { cookie, name, inode, file_type })
+        })
+    }
+
+    fn page<T>(
+        &self,
+        who: &Credentials,
+        inode: InodeId,
+        (cookie, limit): (u64, u32),
+        show: impl Fn(u64, Dentry) -> Option<T>,
+    ) -> Result<(Vec<T>, bool), Refusal> {
         let directory = self.load_directory(inode)?;
         self.permit(who, inode, &directory, READ)?;
-        let Some(from) = cookie.checked_add(1) else {
-            return Ok(DirectoryPage { entries: Vec::new(), end: true });
-        };
+        let Some(from) = cookie.checked_add(1) else { return Ok((Vec::new(), true)) };
         let mut names = self.dentries.table.range_of(inode.0, from);
         let mut entries = Vec::new();
         for (cookie, dentry) in names.by_ref().take(limit.clamp(1, PAGE_MAX) as usize) {
-            let attributes = self.attributes(dentry.inode).ok_or(Refusal::Stale)?;
-            entries.push(DirectoryEntry { cookie, name: dentry.name, attributes });
+            entries.push(show(cookie, dentry).ok_or(Refusal::Stale)?);
         }
-        Ok(DirectoryPage { entries, end: names.next().is_none() })
+        Ok((entries, names.next().is_none()))
     }
 
     /// Inodes without a name, in order of number.

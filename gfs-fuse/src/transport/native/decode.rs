@@ -268,7 +268,7 @@ pub(super) mod tests {
         let mut values = vec![u64::from(set::MODE | set::ATIME | set::MTIME | set::MTIME_NOW), 0, 0, 999, 0];
         // Half a second after the second before 1970.
         values.extend([(-1_i64).cast_unsigned(), 5, 0, 500_000_000, 0, 0, 0o100_640, 0, 7, 8, 0]);
-        let head = ints(&values, |index| if index < 2 || index > 7 { 4 } else { 8 });
+        let head = ints(&values, |index| if (2..8).contains(&index) { 8 } else { 4 });
         assert_eq!(head.len(), abi::head_length(op::SETATTR));
         let Some(Operation::SetAttributes(changes)) = operation(&asked(op::SETATTR), &head, b"") else { panic!() };
         let want = Changes {

@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(written(&shape(op::OPEN, 0), Answer::Opened(3, Passage::Direct)).len(), 16);
         let usage = crate::fs::Usage { blocks: 1, blocks_free: 2, inodes: 3, inodes_free: 4 };
         assert_eq!(written(&shape(op::STATFS, 0), Answer::Usage(usage)).len(), 80);
-        assert!(SMALL >= 288);
+        const { assert!(SMALL >= 288) };
     }
 
     #[test]

@@ -78,6 +78,7 @@ fn the_mounts_own_cookies_are_the_start_and_odd_ones_do_no_harm() {
     assert_eq!((one.entries.len(), one.end), (1, false), "a limit of nothing would never end");
     let file = world.find(ROOT, "a").expect("a file");
     assert_eq!(world.space.read_directory(&kernel(), file, 0, 9), Err(Refusal::NotDirectory));
+    assert_eq!(world.space.list_names(&kernel(), file, 0, 9), Err(Refusal::NotDirectory));
 }
 
 #[test]
