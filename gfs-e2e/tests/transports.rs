@@ -161,14 +161,12 @@ fn many_that_wait_for_a_lock_do_not_keep_out_who_gives_it_up() {
             })
         })
         .collect();
-    let waiting = || {
-        let of_us = fs::read_dir("/proc/self/task").unwrap().flatten();
-        of_us.filter(|task| fs::read_to_string(task.path().join("wchan")).is_ok_and(|at| at.contains("fuse"))).count()
+    let in_call = |task: &fs::DirEntry| {
+        let call = fs::read_to_string(task.path().join("syscall")).unwrap_or_default();
+        call.split(' ').next() == Some(&libc::SYS_fcntl.to_string())
     };
-    // Where the kernel does not say what they wait for, they just go on.
-    if fs::read_to_string("/proc/self/wchan").is_ok_and(|at| at.trim() != "0") {
-        wait_until("all wait", Duration::from_secs(30), || waiting() >= 60);
-    }
+    let waiting = || fs::read_dir("/proc/self/task").unwrap().flatten().filter(in_call).count();
+    wait_until("all wait", Duration::from_secs(30), || waiting() >= 60);
     lock(&first, libc::F_UNLCK).unwrap();
     for thread in threads {
         thread.join().unwrap().unwrap();
