@@ -1,6 +1,6 @@
 //! Dropping what the kernel has cached, on behalf of the client library.
 
-use super::Notify;
+use super::session::Notify;
 use crate::fs::{Fs, PageCache};
 use gfs_client::Invalidator;
 use gfs_core::ids::InodeId;

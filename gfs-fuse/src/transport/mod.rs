@@ -1,52 +1,21 @@
 //! Sessions with the kernel: mounting, what is negotiated, requests and answers, notifications.
 //!
 //! This room alone knows what requests come by. `fuser` is the transport over /dev/fuse; `native` speaks the kernel's interface itself,
-//! which io_uring needs. Both give the same operations to `ops`.
+//! which io_uring needs. Both give the same operations to `ops`, and what they share is in `session`.
 
 mod cache;
 mod fuser;
 mod native;
+mod session;
 
 pub use cache::KernelCache;
+pub use session::Session;
 
-use crate::errno::Errno;
 use crate::ops::Operations;
-use crate::options::{CacheMode, MountOptions, Transport};
+use crate::options::{MountOptions, Transport};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Largest write, and with it the largest read, of one request.
-const MAX_WRITE: u32 = 1 << 20;
-/// Requests without a waiting caller (read-ahead, asynchronous I/O) that the kernel keeps in flight.
-const MAX_BACKGROUND: u16 = 256;
-
-/// A mounted file system that nobody serves yet.
-pub trait Session {
-    /// What tells the kernel to drop what it has cached.
-    fn notify(&self) -> Arc<dyn Notify>;
-
-    /// Lets threads of its own serve the kernel until it is unmounted; the end is told by `Operations`.
-    ///
-    /// # Errors
-    /// When the threads cannot be started.
-    fn serve(self: Box<Self>) -> io::Result<()>;
-}
-
-/// Notifications to the kernel. What is not cached is an error that means nothing.
-pub trait Notify: Send + Sync {
-    /// Drops attributes, and pages from `offset` on; none for a negative one.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    fn inode(&self, inode: u64, offset: i64, length: i64) -> io::Result<()>;
-
-    /// Drops a name.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    fn entry(&self, directory: u64, name: &[u8]) -> io::Result<()>;
-}
 
 /// Mounts, over the transport that the options ask for, or the best one there is.
 ///
@@ -71,11 +40,6 @@ pub fn mount(
     fuser::mount(Arc::clone(operations), mountpoint, options, source)
 }
 
-/// Whether file data goes past the page cache where nothing else is said, on a kernel that can or cannot map such files.
-fn passes_by(cache: CacheMode, maps_uncached: bool) -> bool {
-    cache != CacheMode::Pages && maps_uncached
-}
-
 /// Whether this kernel can map files that pass by the page cache; known before the session, which negotiates it.
 pub fn maps_uncached_files() -> bool {
     version_at_least(rustix::system::uname().release().to_string_lossy().as_ref(), (6, 6))
@@ -85,12 +49,6 @@ fn version_at_least(release: &str, wanted: (u32, u32)) -> bool {
     let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     found >= wanted
-}
-
-/// EIO with the reason in the log: an answer that does not fit its request.
-fn mismatch() -> Errno {
-    tracing::error!("an operation gave an answer of another kind");
-    Errno(libc::EIO)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! /dev/fuse: mounting, the handshake, requests and answers by read and write, notifications.
 
-use super::super::{MAX_BACKGROUND, MAX_WRITE, Notify, passes_by};
 use super::abi::{self, init, op};
 use super::decode::{self, Header};
 use super::encode::{self, Shape, Writer};
@@ -8,6 +7,7 @@ use crate::errno::{Errno, Result};
 use crate::ops::reply::{Answer, Reply};
 use crate::ops::{Operations, Patience};
 use crate::options::{CacheMode, KernelFlag, MountOptions};
+use crate::transport::session::{MAX_BACKGROUND, MAX_WRITE, Notify, mismatch, passes_by};
 use rustix::mount::MountFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use std::ffi::CString;
@@ -315,7 +315,7 @@ impl DeviceReply {
             Err(errno) => return self.device.acknowledge(self.unique, -errno.0),
         };
         let Some(data) = encode::answer(&self.shape, answer, &mut out) else {
-            return self.device.acknowledge(self.unique, -super::super::mismatch().0);
+            return self.device.acknowledge(self.unique, -mismatch().0);
         };
         let length = out.length();
         let body = if names { &large[..length] } else { &small[..length] };

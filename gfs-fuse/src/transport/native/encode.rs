@@ -4,6 +4,7 @@ use super::abi::{self, op};
 use crate::errno::Result;
 use crate::fs::attributes;
 use crate::ops::reply::{Answer, Entry, ListedName, NodeAttributes, Passage};
+use crate::transport::session::mismatch;
 use gfs_client::{FileType, Timestamp};
 use std::time::Duration;
 
@@ -150,8 +151,8 @@ pub fn answer<'a>(shape: &Shape, answer: Answer<'a>, out: &mut Writer<'_>) -> Op
 /// The whole answer in a buffer, its length; the errno if there is one.
 pub fn whole(shape: &Shape, result: Result<Answer<'_>>, buffer: &mut [u8]) -> Result<usize> {
     let mut out = Writer::new(buffer);
-    let data = answer(shape, result?, &mut out).ok_or_else(super::super::mismatch)?;
-    if out.put(data) { Ok(out.length()) } else { Err(super::super::mismatch()) }
+    let data = answer(shape, result?, &mut out).ok_or_else(mismatch)?;
+    if out.put(data) { Ok(out.length()) } else { Err(mismatch()) }
 }
 
 /// Length of an entry.

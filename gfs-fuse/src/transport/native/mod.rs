@@ -8,9 +8,9 @@ mod device;
 mod encode;
 mod ring;
 
-use super::{Notify, Session};
 use crate::ops::Operations;
 use crate::options::MountOptions;
+use crate::transport::session::{Notify, Session};
 use device::{Agreed, Device, Gate};
 use ring::{Rings, Served};
 use std::io;

@@ -5,7 +5,6 @@
 //! waits keeps its entry, so there is always made one more than there are requests: locks that wait must not keep out who unlocks.
 //! (Source of the interface: Documentation/filesystems/fuse-io-uring.rst.)
 
-use super::super::MAX_WRITE;
 use super::abi::{self, op, uring};
 use super::decode;
 use super::device::{Device, Gate, out_header};
@@ -14,6 +13,7 @@ use crate::errno::{Errno, Result};
 use crate::ops::reply::{Answer, Reply};
 use crate::ops::request::Operation;
 use crate::ops::{Operations, Patience};
+use crate::transport::session::MAX_WRITE;
 use io_uring::squeue::Entry128;
 use io_uring::{IoUring, cqueue, opcode, types};
 use parking_lot::Mutex;
