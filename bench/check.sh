@@ -22,6 +22,8 @@ while [ $# -gt 0 ]; do
     esac
 done
 [ "$(id -u)" = 0 ] || { echo "check.sh: run as root: it drops caches" >&2; exit 3; }
+# Of four pairs all may go one way by chance more often than once in 20 times: no row could lose.
+[ "$pairs" -ge 5 ] || { echo "check.sh: -n $pairs: at least 5 pairs are needed" >&2; exit 2; }
 loss=$(python3 -c 'import sys; print(float(sys.argv[1]) / 100)' "$loss")
 
 work=$(mktemp -d /var/tmp/gfs-check.XXXXXX)

@@ -5,6 +5,7 @@ Everything is noted in the work folder before it is there, so that `sweep` of li
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,6 +35,15 @@ def cpu(pid):
     with open("/proc/%d/stat" % pid) as source:
         words = source.read().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def free_ports(count):
+    """Ports of this machine that nobody uses now."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in held]
+    for each in held:
+        each.close()
+    return ports
 
 
 class Network:

@@ -18,7 +18,7 @@ EACH = 1000  # files of a directory, as `fill` makes them
 WORKERS = 4
 CALLS = 2000  # of each worker
 LIMIT = 10.0  # seconds of one step
-PORT = 18200
+PORT, HTTP = daemons.free_ports(2)
 # No chunk server runs: the master shall not set about to mend what the filled files' chunks lack.
 SETTINGS = {"GFS_MASTER_SETTLE_MS": "86400000", "GFS_MASTER_REPLACE_AFTER_MS": "86400000"}
 
@@ -33,7 +33,7 @@ class Run:
         self.pid = None
 
     def master(self):
-        words = ["--data", self.data, "--listen", "127.0.0.1:%d" % PORT, "--http", "127.0.0.1:%d" % (PORT + 1)]
+        words = ["--data", self.data, "--listen", "127.0.0.1:%d" % PORT, "--http", "127.0.0.1:%d" % HTTP]
         self.pid, seconds = self.cluster.start("master", "gfs-master", words + ["--log-level", "warn"], settings=SETTINGS)
         return seconds
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Operations a second, memory and time to start of a master, against the number of files that it knows.
 #   bench/names.sh [-b FOLDER_OF_PROGRAMS] [-f FILL] [-o NAME] [FILES...]      default: target/release, built first; 1e4 1e5 1e6
-# 1e7 takes 1.5 GB of memory and four minutes more. FILL is the built example `fill` of gfs-master. Run as root: it drops caches.
+# 1e7 takes 1 GiB of memory and some six minutes more. FILL is the built example `fill` of gfs-master. Run as root: it drops caches.
 # Writes bench/results/NAME.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."

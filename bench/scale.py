@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Aggregate rates of 1, 2, 4, ... clients on 1, 3, ... chunk servers, each on a host of its own. For bench/scale.sh.
 
-  scale.py PROGRAMS WORK OUT.md COMMAND CLIENTS,... SERVERS,... TOTAL_MIB FILES
+  scale.py PROGRAMS WORK OUT.md COMMAND CLIENTS,... SERVERS,... TOTAL_MIB FILES ROUNDS
 """
 import os
 import platform
 import shutil
+import statistics
 import sys
 
 import daemons
@@ -64,7 +65,7 @@ def measure(mounts, count, size, files):
 
 def main():
     daemons.exit_on_signals()
-    programs, work, out, command, clients, servers, size, files = sys.argv[1:]
+    programs, work, out, command, clients, servers, size, files, rounds = sys.argv[1:]
     clients, servers = ([int(number) for number in text.split(",")] for text in (clients, servers))
     lines = []
     hosts = max(2, *clients)
@@ -76,10 +77,14 @@ def main():
             warm = os.path.join(mounts[0], "warm")
             steps.write_file(warm, 16 * steps.MIB)
             os.unlink(warm)
+            found = {count: [] for count in clients}
+            for _ in range(int(rounds)):
+                for count in clients:
+                    found[count].append(measure(mounts, count, int(size), int(files)))
+                    print(chunk_servers, count, *["%.0f" % rate for rate in found[count][-1]], flush=True)
             for count in clients:
-                rates = measure(mounts, count, int(size), int(files))
-                lines.append([chunk_servers, min(3, chunk_servers), count] + ["%.0f" % rate for rate in rates])
-                print(*lines[-1], sep=" | ", flush=True)
+                middle = [statistics.median(rates) for rates in zip(*found[count])]
+                lines.append([chunk_servers, min(3, chunk_servers), count] + ["%.0f" % rate for rate in middle])
         finally:
             cluster.close()
             network.close()
@@ -89,10 +94,10 @@ def main():
     text += "| %s |\n|%s\n" % (" | ".join(head), "---|" * len(head))
     text += "".join("| %s |\n" % " | ".join(map(str, line)) for line in lines)
     text += (
-        "\nAggregate rates of one process on each client's mount; %s MiB and %s files in all, whatever the number of clients. Master, chunk servers and mounts each have a network namespace"
+        "\nAggregate rates of one process on each client's mount, medians of %s round(s); %s MiB and %s files in all, whatever the number of clients. Master, chunk servers and mounts each have a network namespace"
         " of their own, joined by a bridge, so that no replica is read in place. Files are read and looked up by another client than the one that made them (with one client: by itself),"
         " reads from cold caches. All of it shares %d processors and one disk, with others beside: one client keeps them busy already, so that more of anything cannot be faster here."
-        " The table shows that nothing collapses; it does not show how gfs scales on machines of their own.\n" % (size, files, os.cpu_count())
+        " The table shows that nothing collapses; it does not show how gfs scales on machines of their own.\n" % (rounds, size, files, os.cpu_count())
     )
     with open(out, "w") as sink:
         sink.write(text)
