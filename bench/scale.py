@@ -95,7 +95,7 @@ def main():
     text += "".join("| %s |\n" % " | ".join(map(str, line)) for line in lines)
     text += (
         "\nAggregate rates of one process on each client's mount, medians of %s round(s); %s MiB and %s files in all, whatever the number of clients. Master, chunk servers and mounts each have a network namespace"
-        " of their own, joined by a bridge, so that no replica is read in place. Files are read and looked up by another client than the one that made them (with one client: by itself),"
+        " of their own, joined by a bridge, so that no replica is read in place. Files are read and looked up by another client than the one that made them and holds their directory, which it gives back then;"
         " reads from cold caches. All of it shares %d processors and one disk, with others beside: one client keeps them busy already, so that more of anything cannot be faster here."
         " The table shows that nothing collapses; it does not show how gfs scales on machines of their own.\n" % (rounds, size, files, os.cpu_count())
     )

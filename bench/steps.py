@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import random
+import signal
 import time
 
 MIB = 1 << 20
@@ -49,17 +50,25 @@ def together(count, work):
             _child(work, number, ready_side, go, answer_side)
         os.close(answer_side)
         children.append((child, answer))
-    for _ in children:
-        os.read(ready, 1)
-    begun = time.monotonic()
-    os.close(go_side)
-    answers = []
-    for child, answer in children:
-        with os.fdopen(answer, "rb") as source:
-            answers.append(json.loads(source.read() or b'{"error": "the worker died"}'))
-        os.waitpid(child, 0)
-    for end in (ready, ready_side, go):
-        os.close(end)
+    try:
+        for _ in children:
+            os.read(ready, 1)
+        begun = time.monotonic()
+        os.close(go_side)
+        answers = []
+        for child, answer in children:
+            with os.fdopen(answer, "rb") as source:
+                answers.append(json.loads(source.read() or b'{"error": "the worker died"}'))
+    except BaseException:
+        # Whoever is interrupted wants to unmount what they work on.
+        for child, _ in children:
+            os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        for child, _ in children:
+            os.waitpid(child, 0)
+        for end in (ready, ready_side, go):
+            os.close(end)
     errors = [answer["error"] for answer in answers if "error" in answer]
     if errors:
         raise OSError(errors[0])
