@@ -3,6 +3,7 @@
 //! Nothing here is skipped silently: a missing /dev/fuse or binary is a failure that says so.
 
 pub mod cluster;
+pub mod coherence;
 pub mod daemon;
 pub mod disk;
 pub mod load;

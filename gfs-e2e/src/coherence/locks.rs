@@ -1,0 +1,149 @@
+//! Locks of three families, and under each a number that is read and written one higher.
+
+use super::deeds::{Counter, Lock};
+use super::place::Object;
+use super::worker::{Timed, Way, Worker, open};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+/// Who has a lock: an open file by `flock`, an open file by `fcntl`, or a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Family {
+    Flock,
+    Ofd,
+    Posix,
+}
+
+impl Family {
+    fn object(self) -> Object {
+        match self {
+            Self::Flock => Object::Flock,
+            Self::Ofd => Object::Ofd,
+            Self::Posix => Object::Posix,
+        }
+    }
+
+    fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+struct Wish {
+    family: Family,
+    exclusive: bool,
+    wait: bool,
+}
+
+fn record_lock(file: &File, command: libc::c_int, kind: libc::c_int) -> io::Result<()> {
+    // SAFETY: zeros are a valid value of this plain struct.
+    let mut range: libc::flock = unsafe { std::mem::zeroed() };
+    range.l_type = kind as libc::c_short;
+    range.l_whence = libc::SEEK_SET as libc::c_short;
+    range.l_len = 1;
+    // SAFETY: the descriptor is open, and the struct outlives the call.
+    let done = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut range) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Waits for a lock of the open file.
+pub fn lock_open_file(file: &File, exclusive: bool) -> io::Result<()> {
+    lock(file, Wish { family: Family::Ofd, exclusive, wait: true })
+}
+
+fn lock(file: &File, wish: Wish) -> io::Result<()> {
+    let kind = if wish.exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+    match (wish.family, wish.wait) {
+        (Family::Ofd, true) => record_lock(file, libc::F_OFD_SETLKW, kind),
+        (Family::Ofd, false) => record_lock(file, libc::F_OFD_SETLK, kind),
+        (Family::Posix, true) => record_lock(file, libc::F_SETLKW, kind),
+        (Family::Posix, false) => record_lock(file, libc::F_SETLK, kind),
+        (Family::Flock, wait) => Ok(flock(file, flock_operation(wish.exclusive, wait))?),
+    }
+}
+
+fn flock_operation(exclusive: bool, wait: bool) -> FlockOperation {
+    match (exclusive, wait) {
+        (true, true) => FlockOperation::LockExclusive,
+        (true, false) => FlockOperation::NonBlockingLockExclusive,
+        (false, true) => FlockOperation::LockShared,
+        (false, false) => FlockOperation::NonBlockingLockShared,
+    }
+}
+
+fn unlock(file: &File, family: Family) -> io::Result<()> {
+    match family {
+        Family::Flock => Ok(flock(file, FlockOperation::Unlock)?),
+        Family::Ofd => record_lock(file, libc::F_OFD_SETLK, libc::F_UNLCK),
+        Family::Posix => record_lock(file, libc::F_SETLK, libc::F_UNLCK),
+    }
+}
+
+/// Gets a lock or is refused it, uses the number, and gives the lock back.
+pub fn work(worker: &mut Worker<'_>) {
+    // All threads are one process, so of each mount only one may have locks of the process.
+    let families = if worker.is_first() { 3 } else { 2 };
+    let family = [Family::Flock, Family::Ofd, Family::Posix][worker.numbers.below(families) as usize];
+    let wish = Wish { family, exclusive: !worker.one_in(3), wait: worker.one_in(2) };
+    let file = open(worker.path(family.object()), Way::Both);
+    let Some(file) = worker.value("open a file to lock", file) else { return };
+    let timed = worker.timed(|| lock(&file, wish));
+    let holder = worker.stamp();
+    if !got(worker, wish, holder, &timed) {
+        return;
+    }
+    use_counter(worker, wish);
+    give_back(worker, family, holder, file);
+}
+
+fn note(worker: &mut Worker<'_>, family: Family, call: super::history::Call<Lock>) {
+    worker.seen.locks.entry(family.name()).or_default().push(call);
+}
+
+fn got(worker: &mut Worker<'_>, wish: Wish, holder: u64, timed: &Timed<()>) -> bool {
+    let refused =
+        |error: &io::Error| error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::EACCES);
+    let call = match &timed.result {
+        Err(error) if !wish.wait && refused(error) => {
+            worker.answer(timed, if wish.exclusive { Lock::ExclusiveRefused } else { Lock::SharedRefused })
+        }
+        _ => worker.changed(timed, if wish.exclusive { Lock::Exclusive(holder) } else { Lock::Shared(holder) }),
+    };
+    note(worker, wish.family, call);
+    timed.result.is_ok()
+}
+
+fn give_back(worker: &mut Worker<'_>, family: Family, holder: u64, file: File) {
+    let closes = worker.one_in(2);
+    let timed = worker.timed(|| if closes { Ok(drop(file)) } else { unlock(&file, family) });
+    let mut call = worker.changed(&timed, Lock::Unlock(holder));
+    if closes {
+        // The kernel tells of the last close late.
+        call.end = None;
+    }
+    note(worker, family, call);
+}
+
+fn use_counter(worker: &mut Worker<'_>, wish: Wish) {
+    let counters = worker.file(Object::Counters, Way::Both);
+    let Some(counters) = worker.value("open the counters", counters) else { return };
+    let offset = wish.family as u64 * super::data::BLOCK as u64;
+    let mut bytes = [0; 8];
+    let read = worker.timed(|| counters.read_exact_at(&mut bytes, offset));
+    if let Err(error) = &read.result {
+        return worker.failed("read a counter", error);
+    }
+    let found = u64::from_le_bytes(bytes);
+    let call = if wish.exclusive {
+        let written = worker.timed(|| counters.write_all_at(&(found + 1).to_le_bytes(), offset));
+        worker.value("raise a counter", written.result.as_ref().map_err(|e| io::Error::other(e.to_string())).copied());
+        worker.spanning(&read, &written, Counter::Raise(found))
+    } else {
+        worker.answer(&read, Counter::Read(found))
+    };
+    worker.seen.counters.entry(wish.family.name()).or_default().push(call);
+}
