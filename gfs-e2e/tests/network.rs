@@ -9,7 +9,7 @@ use gfs_e2e::network::Network;
 use gfs_e2e::spread::{CLIENTS, MASTER, SERVERS};
 use gfs_e2e::work::{assert_pattern, pattern, shell};
 use rustix::fs::FlockOperation::{LockExclusive, NonBlockingLockExclusive};
-use rustix::fs::flock;
+use rustix::fs::{Mode, flock, mkdirat};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -241,4 +241,99 @@ fn nothing_that_a_client_sent_before_it_was_cut_off_lands_over_what_another_wrot
 fn holds(file: &File, seed: u64, length: usize) -> bool {
     let mut found = vec![0; length];
     file.read_exact_at(&mut found, 0).is_ok() && found == pattern(seed, 0, length)
+}
+
+/// What a mount holds: a directory that it has made, a file in it, and a file of another mount that it is writing.
+struct Holding {
+    directory: File,
+    new: File,
+    old: File,
+}
+
+/// Bytes of each of the two files that were synced.
+const SYNCED: usize = 64 << 10;
+/// Bytes of a write that is answered early.
+const EARLY: usize = 4096;
+
+impl Holding {
+    /// All of it is synced.
+    fn make(mount: &Path, old: &Path) -> Self {
+        std::fs::create_dir(mount.join("d")).unwrap();
+        let new = File::create(mount.join("d/new")).unwrap();
+        new.write_all_at(&pattern(2, 0, SYNCED), 0).unwrap();
+        new.sync_all().unwrap();
+        let directory = File::open(mount.join("d")).unwrap();
+        directory.sync_all().unwrap();
+        // Held from the second write on.
+        let old = OpenOptions::new().read(true).write(true).open(old).unwrap();
+        (0..SYNCED).step_by(EARLY).for_each(|at| old.write_all_at(&pattern(3, at as u64, EARLY), at as u64).unwrap());
+        old.sync_all().unwrap();
+        Self { directory, new, old }
+    }
+
+    /// Changes all of it. Nobody but this mount needs to be asked for that.
+    fn change(&self) {
+        self.new.write_all_at(&pattern(4, 0, EARLY), 0).unwrap();
+        self.new.write_all_at(&pattern(4, SYNCED as u64, EARLY), SYNCED as u64).unwrap();
+        self.old.write_all_at(&pattern(4, 0, EARLY), 0).unwrap();
+        self.old.write_all_at(&pattern(4, SYNCED as u64, EARLY), SYNCED as u64).unwrap();
+        mkdirat(&self.directory, "late", Mode::RWXU).unwrap();
+        mkdirat(&self.directory, "taken", Mode::RWXU).unwrap();
+    }
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_mount_that_is_cut_off_with_all_that_it_holds_delays_others_by_its_lease_and_writes_nothing_over_theirs() {
+    let cluster = Spread::start();
+    let [a, b] = CLIENTS.map(|host| cluster.mount(host));
+    std::fs::write(b.join("old"), pattern(1, 0, SYNCED)).unwrap();
+    let held = Holding::make(&a, &a.join("old"));
+    cluster.network.isolate(CLIENTS[0]);
+    held.change();
+
+    // Others go on, with what was synced and nothing else.
+    let cut = Instant::now();
+    assert_eq!(names(&b.join("d")), ["new"]);
+    println!("a directory of a mount that was cut off was listed after {:.1} s", cut.elapsed().as_secs_f64());
+    assert!(std::fs::read(b.join("d/new")).unwrap() == pattern(2, 0, SYNCED), "the new file is not what was synced");
+    assert!(std::fs::read(b.join("old")).unwrap() == pattern(3, 0, SYNCED), "the old file is not what was synced");
+    let of_the_other = [b.join("d/new"), b.join("old")].map(|path| OpenOptions::new().write(true).open(path).unwrap());
+    of_the_other.iter().for_each(|file| file.write_all_at(&pattern(5, 0, EARLY), 0).unwrap());
+    std::fs::write(b.join("d/taken"), b"of the other mount").unwrap();
+    println!("all that it held was changed after {:.1} s (promise 10)", cut.elapsed().as_secs_f64());
+    assert!(cut.elapsed() < LEASE_AND_MORE, "others waited for {:?}", cut.elapsed());
+    of_the_other.iter().for_each(|file| file.sync_all().unwrap());
+
+    // It comes back: what it had changed is lost, it is told so once for each, and nothing lands.
+    cluster.network.heal();
+    is_io_error("a sync of a new file that was lost", held.new.sync_all());
+    is_io_error("a sync of an old file that was lost", held.old.sync_all());
+    is_io_error("a sync of a directory that was lost", held.directory.sync_all());
+    wait_until("nothing is on its way any more", 3 * STALL, || on_their_way(&cluster, CLIENTS[0]) == 0);
+    for mount in [&a, &b] {
+        assert_eq!(names(&mount.join("d")), ["new", "taken"]);
+        assert_eq!(std::fs::read(mount.join("d/taken")).unwrap(), b"of the other mount");
+        for (name, seed) in [("d/new", 2), ("old", 3)] {
+            let mut expected = pattern(seed, 0, SYNCED);
+            expected[..EARLY].copy_from_slice(&pattern(5, 0, EARLY));
+            assert!(std::fs::read(mount.join(name)).unwrap() == expected, "{name} in {}", mount.display());
+        }
+    }
+
+    // It goes on, with what it has open too.
+    held.new.write_all_at(b"again", 0).unwrap();
+    held.old.write_all_at(b"again", 0).unwrap();
+    mkdirat(&held.directory, "late", Mode::RWXU).unwrap();
+    [&held.new, &held.old, &held.directory].into_iter().for_each(|file| file.sync_all().unwrap());
+    assert_eq!(names(&b.join("d")), ["late", "new", "taken"]);
+    assert!(["d/new", "old"].iter().all(|name| std::fs::read(b.join(name)).unwrap().starts_with(b"again")));
+    cluster.wait_until_healthy();
+    cluster.assert_copies_are_equal();
 }
