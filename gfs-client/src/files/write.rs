@@ -225,7 +225,19 @@ impl OpenFile {
         // come back when it grows again.
         let min_size = (extends || written.moved || !fresh.is_empty()).then_some(end);
         let (used, behind) = (used.collect(), manner.held());
-        self.commit(context, Commit { attach: &fresh, used, min_size, clear_suid, behind, ..Commit::default() }).await
+        let commit = Commit { attach: &fresh, used, min_size, clear_suid, behind, ..Commit::default() };
+        match self.commit(context, commit).await? {
+            // Only a count was to be told, of a chunk that a cut has taken since. The write came before the cut and others may have
+            // seen it: it must not come once more.
+            Attempt::Stale if in_place && !written.moved => {
+                self.forget_view();
+                if now {
+                    self.soft_times(context, clear_suid).await?;
+                }
+                Ok(Attempt::Done(()))
+            }
+            attempt => Ok(attempt),
+        }
     }
 
     /// What a failure of data means for the whole write.

@@ -1,6 +1,6 @@
 //! Files against a master with the real state machine and chunk servers in memory.
 
-use crate::support::chunks::Fault;
+use crate::support::chunks::{BLOCK, Fault};
 use crate::support::{Cluster, call, until};
 use bytes::Bytes;
 use gfs_client::{Access, AttributeChanges, Client, ClientError, OpenFile, ROOT, Refusal, Zeroing};
@@ -279,6 +279,34 @@ async fn a_write_that_a_cut_has_zeroed_before_its_size_was_told_is_done_again() 
         assert_eq!(all[..50], pattern(0, 50));
         assert!(all[50..at].iter().all(|byte| *byte == 0));
         assert_eq!(all[at..], [7; 10], "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_in_place_that_was_seen_before_a_cut_is_not_done_again_after_it() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let (one, two) = (cluster.client().await, cluster.client().await);
+    for left in [0, 50] {
+        let file = create(&one, format!("left {left}").as_bytes()).await;
+        let size = |size| AttributeChanges { size: Some(size), ..AttributeChanges::default() };
+        file.write(&call(), 0, pattern(0, 100), false).await.unwrap();
+        one.set_attributes(&call(), file.inode(), size(3 * BLOCK)).await.unwrap();
+        let other = open(&two, &file).await;
+        // It fills a hole, of which the master is told after the answer.
+        cluster.chunks.fail(None, "write", Fault::DoneAndLate);
+        let writing = tokio::spawn({
+            let file = file.clone();
+            async move { file.write(&call(), 2 * BLOCK, vec![7; 10].into(), false).await }
+        });
+        until("it is done", || cluster.chunks.late() > 0).await;
+        assert_eq!(other.read(&call(), 2 * BLOCK, 10).await.unwrap(), vec![7; 10]);
+        two.set_attributes(&call(), file.inode(), size(left)).await.unwrap();
+        cluster.chunks.answer();
+        writing.await.unwrap().unwrap();
+        for file in [&file, &other] {
+            let found = file.read(&call(), 0, CHUNK).await.unwrap();
+            assert!(found == pattern(0, left), "{} bytes after a cut to {left}", found.len());
+        }
     }
 }
 

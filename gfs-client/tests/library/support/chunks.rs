@@ -4,7 +4,7 @@ use super::master::{CLUSTER, Master};
 use bytes::Bytes;
 use gfs_core::ids::{ChunkHandle, ServerId, SessionId};
 use gfs_core::meta::command::{Command, CommandReply, ServerIdentity};
-use gfs_net::{DataHandler, Incoming, ServeLimits, crc32c};
+use gfs_net::{DataHandler, Incoming, Responder, ServeLimits, crc32c};
 use gfs_proto::v1::{DataReply, DataRequest, Stored, data_reply::Status, data_request::Op};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-const BLOCK: u64 = 4096;
+pub const BLOCK: u64 = 4096;
 
 #[derive(Default)]
 struct Chunk {
@@ -36,6 +36,8 @@ pub enum Fault {
     Answer(Status),
     /// Does it, and answers TIMED_OUT.
     DoneButTimedOut,
+    /// Does it, and answers when it is told to.
+    DoneAndLate,
     /// Answers a read with a flipped bit.
     FlipBit,
     /// Never answers.
@@ -52,6 +54,8 @@ pub struct ChunkServers {
     /// Everything carried out: (server, kind).
     pub log: Mutex<Vec<(ServerId, &'static str)>>,
     pub servers: Mutex<Vec<ServerId>>,
+    /// What was done and is to be answered late.
+    late: Mutex<Vec<(Responder, DataReply)>>,
     _stop: watch::Sender<bool>,
 }
 
@@ -65,6 +69,7 @@ impl ChunkServers {
             dead: Mutex::default(),
             log: Mutex::default(),
             servers: Mutex::default(),
+            late: Mutex::default(),
             _stop: stop,
         });
         for number in 0..count {
@@ -112,6 +117,16 @@ impl ChunkServers {
     /// Takes all orders back.
     pub fn forgive(&self) {
         self.faults.lock().clear();
+    }
+
+    /// How many answers are waiting.
+    pub fn late(&self) -> usize {
+        self.late.lock().len()
+    }
+
+    /// Gives the answers that were to be late.
+    pub fn answer(&self) {
+        self.late.lock().drain(..).for_each(|(responder, reply)| responder.send(reply, Bytes::new()));
     }
 
     /// Whether all orders were followed.
@@ -240,7 +255,7 @@ impl DataHandler for Server {
                 std::mem::forget(responder);
                 return;
             }
-            Some(Fault::DoneButTimedOut | Fault::FlipBit) | None => {}
+            Some(Fault::DoneButTimedOut | Fault::DoneAndLate | Fault::FlipBit) | None => {}
         }
         let is_open = self.all.master.state.lock().sessions().contains(SessionId(request.session));
         if request.session != 0 && !is_open {
@@ -250,6 +265,7 @@ impl DataHandler for Server {
         self.all.log.lock().push((self.server, kind));
         match fault {
             Some(Fault::DoneButTimedOut) => return responder.send(status(Status::TimedOut), Bytes::new()),
+            Some(Fault::DoneAndLate) => return self.all.late.lock().push((responder, reply)),
             Some(Fault::FlipBit) => {
                 let mut damaged = out.to_vec();
                 damaged[0] ^= 1;
