@@ -31,13 +31,13 @@ fn rounds(run: &Run, seeds: std::ops::Range<u64>) {
 #[test]
 fn what_two_mounts_see_has_one_order() {
     let (_cluster, run) = start(2);
-    rounds(&run, seeds(1, 12));
+    rounds(&run, seeds(1, 7));
 }
 
 #[test]
 fn what_three_mounts_see_has_one_order() {
     let (_cluster, run) = start(3);
-    rounds(&run, seeds(1_001, 8));
+    rounds(&run, seeds(1_001, 5));
 }
 
 /// Kills daemons, one in each round, in the middle of its work, and brings them up again.
@@ -49,8 +49,6 @@ fn rounds_with_kills(mounts: usize, seeds: std::ops::Range<u64>, victims: &[&str
             progress.wait_for(30);
             cluster.kill(victim);
             cluster.up();
-            // It is there again while the others still work.
-            progress.wait_for(100);
         }));
     }
     println!("{checked}");
@@ -58,10 +56,10 @@ fn rounds_with_kills(mounts: usize, seeds: std::ops::Range<u64>, victims: &[&str
 
 #[test]
 fn what_two_mounts_see_has_one_order_while_the_master_is_killed_and_comes_back() {
-    rounds_with_kills(2, seeds(2_001, 4), &["master-1"]);
+    rounds_with_kills(2, seeds(2_001, 3), &["master-1"]);
 }
 
 #[test]
 fn what_three_mounts_see_has_one_order_while_chunk_servers_are_killed_and_come_back() {
-    rounds_with_kills(3, seeds(3_001, 6), &["chunkd-1", "chunkd-2", "chunkd-3"]);
+    rounds_with_kills(3, seeds(3_001, 3), &["chunkd-1", "chunkd-2", "chunkd-3"]);
 }

@@ -2,6 +2,7 @@
 
 use super::deeds::{Register, Shape, TORN};
 use super::evidence::Appending;
+use super::history::Call;
 use super::locks;
 use super::place::Object;
 use super::worker::{Timed, Way, Worker, open};
@@ -30,9 +31,9 @@ fn record(stamp: u64, length: usize) -> Vec<u8> {
 }
 
 /// The stamp of a record.
-fn stamp_of(record_found: &[u8], length: usize) -> u64 {
-    let Some(stamp) = record_found.first_chunk().map(|first| u64::from_le_bytes(*first)) else { return TORN };
-    if record_found == record(stamp, length) { stamp } else { TORN }
+fn stamp_of(found: &[u8], length: usize) -> u64 {
+    let Some(stamp) = found.first_chunk().map(|first| u64::from_le_bytes(*first)) else { return TORN };
+    if found == record(stamp, length) { stamp } else { TORN }
 }
 
 /// How this worker reads. Two that read the same pages of a mount may see each other's (docs/semantics.md), so only one does.
@@ -115,7 +116,7 @@ pub fn work_on_shape(worker: &mut Worker<'_>) {
     }
 }
 
-fn shape(worker: &mut Worker<'_>, call: super::history::Call<Shape>) {
+fn shape(worker: &mut Worker<'_>, call: Call<Shape>) {
     worker.seen.shapes.entry("shape".into()).or_default().push(call);
 }
 
@@ -147,7 +148,7 @@ fn append_to_shape(worker: &mut Worker<'_>) {
     shape(worker, call);
 }
 
-/// By `truncate`, `ftruncate`, or by opening it so.
+/// A file that is open, one that is opened for it, or by the opening.
 fn cut(worker: &mut Worker<'_>, at: usize) {
     let way = worker.numbers.below(3);
     let at = if way == 2 { 0 } else { at };
@@ -157,7 +158,7 @@ fn cut(worker: &mut Worker<'_>, at: usize) {
     let length = (at * RECORD) as u64;
     let timed = worker.timed(|| match way {
         0 => file.set_len(length),
-        1 => Ok(rustix::fs::ftruncate(open(path, Way::Both)?, length)?),
+        1 => open(path, Way::Both)?.set_len(length),
         _ => File::create(path).map(drop),
     });
     let call = worker.changed(&timed, Shape::Cut(at));
@@ -178,26 +179,29 @@ fn get(worker: &mut Worker<'_>, at: usize, way: Way) {
     shape(worker, call);
 }
 
-/// How many records a file has, as its name or an open file of it says.
-fn length(worker: &mut Worker<'_>, object: Object) -> Option<Timed<Option<usize>>> {
-    let file = if worker.one_in(2) { Some(worker.file(object, Way::Both)) } else { None };
-    let file = file.map(|file| worker.value("open for its length", file)).map_or(Some(None), |file| file.map(Some))?;
-    let path = worker.path(object);
-    let timed = worker.timed(|| {
-        let size = file.map_or_else(|| path.metadata(), |file| file.metadata())?.size() as usize;
-        Ok(size.is_multiple_of(RECORD).then_some(size / RECORD))
-    });
-    if let Err(error) = &timed.result {
-        worker.failed("length", error);
-        return None;
-    }
-    Some(timed)
+/// How many records a file has, as its name or an open file of it says; nothing for another length.
+fn length(worker: &mut Worker<'_>, object: Object) -> Option<Call<Option<usize>>> {
+    let (path, is_open) = (worker.path(object), worker.one_in(2));
+    let found = if is_open {
+        let file = worker.file(object, Way::Both);
+        let file = worker.value("open for its length", file)?;
+        worker.timed(|| file.metadata())
+    } else {
+        worker.timed(|| path.metadata())
+    };
+    let size = match &found.result {
+        Ok(found) => found.size() as usize,
+        Err(error) => {
+            worker.failed("length", error);
+            return None;
+        }
+    };
+    Some(worker.answer(&found, size.is_multiple_of(RECORD).then_some(size / RECORD)))
 }
 
 fn length_of_shape(worker: &mut Worker<'_>) {
-    let Some(timed) = length(worker, Object::Shape) else { return };
-    let call = worker.answer(&timed, Shape::Long(timed.result.as_ref().ok().copied().flatten()));
-    shape(worker, call);
+    let Some(call) = length(worker, Object::Shape) else { return };
+    shape(worker, call.map(Shape::Long));
 }
 
 /// Appends a record, reads all, or asks for the length.
@@ -213,14 +217,13 @@ pub fn work_on_log(worker: &mut Worker<'_>) {
             read_log(worker, way);
         }
         _ => {
-            let Some(timed) = length(worker, Object::Log) else { return };
-            let call = worker.answer(&timed, Appending::Long(timed.result.as_ref().ok().copied().flatten()));
-            log(worker, call);
+            let Some(call) = length(worker, Object::Log) else { return };
+            log(worker, call.map(Appending::Long));
         }
     }
 }
 
-fn log(worker: &mut Worker<'_>, call: super::history::Call<Appending>) {
+fn log(worker: &mut Worker<'_>, call: Call<Appending>) {
     worker.seen.logs.entry("log".into()).or_default().push(call);
 }
 
@@ -262,13 +265,14 @@ pub fn work_on_mapped(worker: &mut Worker<'_>) {
     drop(lock);
 }
 
-fn mapped(worker: &mut Worker<'_>, page: u64, call: super::history::Call<Register>) {
+fn mapped(worker: &mut Worker<'_>, page: u64, call: Call<Register>) {
     worker.seen.registers.entry(format!("mapped page {page}")).or_default().push(call);
 }
 
 fn map(worker: &mut Worker<'_>, page: u64, value: u64, opened: Timed<Mapping>) {
-    let Some(mapping) = worker.value("map", opened.result.as_ref().map_err(|e| io::Error::other(e.to_string()))) else {
-        return;
+    let mapping = match &opened.result {
+        Ok(mapping) => mapping,
+        Err(error) => return worker.failed("map", error),
     };
     let load = worker.timed(|| Ok(mapping.word(page).load(Ordering::SeqCst)));
     let found = load.result.as_ref().copied().unwrap_or(TORN);

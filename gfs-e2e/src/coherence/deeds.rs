@@ -278,13 +278,22 @@ mod tests {
 
     /// Calls one after the other.
     fn in_turn<D: Deed>(deeds: &[D]) -> Vec<Call<D>> {
-        let call = |(deed, at): (&D, u64)| Call { who: 0, deed: deed.clone(), begin: 2 * at, end: Some(2 * at + 1) };
+        let call = |(deed, at): (&D, u64)| Call {
+            who: 0,
+            how: String::new(),
+            deed: deed.clone(),
+            begin: 2 * at,
+            end: Some(2 * at + 1),
+        };
         deeds.iter().zip(1..).map(call).collect()
     }
 
     /// Calls beside each other.
     fn at_once<D: Deed>(deeds: &[D]) -> Vec<Call<D>> {
-        deeds.iter().map(|deed| Call { who: 0, deed: deed.clone(), begin: 1, end: Some(9) }).collect()
+        deeds
+            .iter()
+            .map(|deed| Call { who: 0, how: String::new(), deed: deed.clone(), begin: 1, end: Some(9) })
+            .collect()
     }
 
     #[track_caller]
@@ -326,7 +335,7 @@ mod tests {
     fn appends_beside_each_other_both_last() {
         use Shape::{Append, Long};
         let mut calls = at_once(&[Append(1), Append(2)]);
-        let look = |length| Call { who: 1, deed: Long(Some(length)), begin: 10, end: Some(11) };
+        let look = |length| Call { who: 1, how: String::new(), deed: Long(Some(length)), begin: 10, end: Some(11) };
         calls.push(look(2));
         check(vec![], &calls).unwrap();
         calls[2] = look(1);
@@ -368,7 +377,7 @@ mod tests {
         illegal(start(), &after(&[Unlink(1), Unlink(1)]));
         // Seen under the new name, it is not under the old one any more, though the rename has not returned.
         let mut calls = in_turn(&after(&[Is(2, 10), Is(1, 10)]));
-        calls.push(Call { who: 1, deed: Rename(1, 2), begin: 5, end: Some(20) });
+        calls.push(Call { who: 1, how: String::new(), deed: Rename(1, 2), begin: 5, end: Some(20) });
         check(start(), &calls).unwrap_err();
     }
 
@@ -390,9 +399,10 @@ mod tests {
     #[test]
     fn a_file_whose_making_failed_is_one_file_wherever_it_is_seen() {
         use Naming::{Is, Make, Rename};
-        let look = |name, inode, at| Call { who: 1, deed: Is(name, inode), begin: at, end: Some(at + 1) };
-        let make = Call { who: 0, deed: Make(1, unknown(5)), begin: 1, end: None };
-        let rename = Call { who: 0, deed: Rename(1, 2), begin: 4, end: Some(5) };
+        let look =
+            |name, inode, at| Call { who: 1, how: String::new(), deed: Is(name, inode), begin: at, end: Some(at + 1) };
+        let make = Call { who: 0, how: String::new(), deed: Make(1, unknown(5)), begin: 1, end: None };
+        let rename = Call { who: 0, how: String::new(), deed: Rename(1, 2), begin: 4, end: Some(5) };
         let calls = |second| [make.clone(), look(1, 77, 2), rename.clone(), look(2, second, 6)];
         check(BTreeMap::new(), &calls(77)).unwrap();
         check(BTreeMap::new(), &calls(78)).unwrap_err();
@@ -411,7 +421,7 @@ mod tests {
         illegal(free(), &[Shared(1), SharedRefused]);
         illegal(free(), &[Exclusive(1), Unlock(2)]);
         // Given back by a close, which nobody is told the end of.
-        let close = Call { who: 0, deed: Unlock(1), begin: 4, end: None };
+        let close = Call { who: 0, how: String::new(), deed: Unlock(1), begin: 4, end: None };
         let mut calls = in_turn(&[Exclusive(1)]);
         calls.push(close);
         calls.extend(in_turn(&[Exclusive(1), Exclusive(2), ExclusiveRefused]).drain(1..).map(|mut call| {

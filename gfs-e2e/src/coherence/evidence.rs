@@ -144,7 +144,7 @@ fn in_places(calls: &[Call<Appending>]) -> Result<Vec<Call<Log>>, String> {
             Appending::Long(Some(length)) => Log::Long(*length),
             Appending::Long(None) => return Err("the length is no number of records".into()),
         };
-        deeds.push(Call { who: call.who, deed, begin: call.begin, end: call.end });
+        deeds.push(Call { deed, who: call.who, how: call.how.clone(), begin: call.begin, end: call.end });
     }
     match places.first_key_value() {
         Some((stamp, place)) => Err(format!("record {stamp:#x} at {place} was appended by nobody")),
@@ -160,6 +160,7 @@ mod tests {
     fn judge(deeds: &[(u64, u64, Appending)]) -> Result<Checked, String> {
         let call = |(begin, end, deed): &(u64, u64, Appending)| Call {
             who: 0,
+            how: String::new(),
             deed: deed.clone(),
             begin: *begin,
             end: (*end > 0).then_some(*end),
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn one_wrong_object_among_others_is_named() {
-        let read = |value| Call { who: 3, deed: Register::Read(value), begin: 1, end: Some(2) };
+        let read = |value| Call { who: 3, how: String::new(), deed: Register::Read(value), begin: 1, end: Some(2) };
         let mut evidence = Evidence::default();
         evidence.registers.insert("block 0".into(), vec![read(0)]);
         assert_eq!(evidence.judge().unwrap().deeds, 1);

@@ -1,6 +1,8 @@
 //! Locks of three families, and under each a number that is read and written one higher.
 
+use super::data::BLOCK;
 use super::deeds::{Counter, Lock};
+use super::history::Call;
 use super::place::Object;
 use super::worker::{Timed, Way, Worker, open};
 use rustix::fs::{FlockOperation, flock};
@@ -97,10 +99,10 @@ pub fn work(worker: &mut Worker<'_>) {
         return;
     }
     use_counter(worker, wish);
-    give_back(worker, family, holder, file);
+    give_back(worker, wish, holder, file);
 }
 
-fn note(worker: &mut Worker<'_>, family: Family, call: super::history::Call<Lock>) {
+fn note(worker: &mut Worker<'_>, family: Family, call: Call<Lock>) {
     worker.seen.locks.entry(family.name()).or_default().push(call);
 }
 
@@ -117,21 +119,28 @@ fn got(worker: &mut Worker<'_>, wish: Wish, holder: u64, timed: &Timed<()>) -> b
     timed.result.is_ok()
 }
 
-fn give_back(worker: &mut Worker<'_>, family: Family, holder: u64, file: File) {
-    let closes = worker.one_in(2);
-    let timed = worker.timed(|| if closes { Ok(drop(file)) } else { unlock(&file, family) });
+fn give_back(worker: &mut Worker<'_>, wish: Wish, holder: u64, file: File) {
+    // Where many share a lock, and nobody knows when each gave it back, all says too little.
+    let closes = wish.exclusive && worker.one_in(2);
+    let timed = worker.timed(|| {
+        if closes {
+            drop(file);
+            return Ok(());
+        }
+        unlock(&file, wish.family)
+    });
     let mut call = worker.changed(&timed, Lock::Unlock(holder));
     if closes {
         // The kernel tells of the last close late.
         call.end = None;
     }
-    note(worker, family, call);
+    note(worker, wish.family, call);
 }
 
 fn use_counter(worker: &mut Worker<'_>, wish: Wish) {
     let counters = worker.file(Object::Counters, Way::Both);
     let Some(counters) = worker.value("open the counters", counters) else { return };
-    let offset = wish.family as u64 * super::data::BLOCK as u64;
+    let offset = wish.family as u64 * BLOCK as u64;
     let mut bytes = [0; 8];
     let read = worker.timed(|| counters.read_exact_at(&mut bytes, offset));
     if let Err(error) = &read.result {
@@ -140,7 +149,9 @@ fn use_counter(worker: &mut Worker<'_>, wish: Wish) {
     let found = u64::from_le_bytes(bytes);
     let call = if wish.exclusive {
         let written = worker.timed(|| counters.write_all_at(&(found + 1).to_le_bytes(), offset));
-        worker.value("raise a counter", written.result.as_ref().map_err(|e| io::Error::other(e.to_string())).copied());
+        if let Err(error) = &written.result {
+            worker.failed("raise a counter", error);
+        }
         worker.spanning(&read, &written, Counter::Raise(found))
     } else {
         worker.answer(&read, Counter::Read(found))

@@ -10,7 +10,7 @@ use super::place::Object;
 use super::worker::{Timed, Worker};
 use rustix::fs::{AtFlags, CWD, RenameFlags, linkat, renameat_with};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -165,6 +165,6 @@ fn look_up(worker: &mut Worker<'_>, name: u8) {
             let call = worker.answer(&timed, Naming::Absent(name));
             note(worker, call);
         }
-        Err(error) => worker.failed("look a name up", &io::Error::other(error.to_string())),
+        Err(error) => worker.failed("look a name up", error),
     }
 }

@@ -93,7 +93,7 @@ fn make_file(path: &Path, object: Object) -> io::Result<File> {
         file.write_all_at(&vec![0; BLOCKS * BLOCK], 0)?;
     }
     if object == Object::Attributes {
-        file.set_permissions(Permissions::from_mode(0))?;
+        file.set_permissions(Permissions::from_mode(0o000))?;
         file.set_modified(SystemTime::UNIX_EPOCH)?;
     }
     Ok(file)

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Workers on each mount.
-const WORKERS: u16 = 3;
+/// Workers on all mounts. Of more calls at a time too many orders are possible.
+const WORKERS: u16 = 6;
 /// How long a number of steps may take to be done while daemons come and go.
 const GOES_ON: Duration = Duration::from_secs(60);
 
@@ -70,7 +70,8 @@ impl Run {
 
     fn evidence(&self, seed: u64, fault: impl FnOnce(&Progress)) -> Evidence {
         let place = self.place(seed);
-        let workers: Vec<_> = (0..self.mounts.len()).flat_map(|m| (0..WORKERS).map(move |n| (m, n))).collect();
+        let each = WORKERS / self.mounts.len() as u16;
+        let workers: Vec<_> = (0..self.mounts.len()).flat_map(|m| (0..each).map(move |n| (m, n))).collect();
         let all = workers.len() as u64 * self.steps;
         let progress = Progress { steps: AtomicU64::new(0), over: AtomicBool::new(false), all };
         let mut evidence = Evidence::default();

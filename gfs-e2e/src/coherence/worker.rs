@@ -5,6 +5,7 @@ use super::history::Call;
 use super::place::{Object, Place};
 use super::{attributes, data, locks, names};
 use gfs_core::splitmix::SplitMix64;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -51,6 +52,8 @@ pub struct Worker<'a> {
     stamps: u64,
     open: BTreeMap<(Object, Way), Rc<File>>,
     focus: [u64; 2],
+    /// By what means it does what it does.
+    how: RefCell<String>,
 }
 
 /// One of `KEPT` times a file is opened anew and not used as it was left open.
@@ -65,7 +68,7 @@ impl<'a> Worker<'a> {
         let who = (mount as u64) << 8 | u64::from(number);
         let numbers = SplitMix64::new(round.draw() ^ who.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let (seen, open) = (Evidence::default(), BTreeMap::new());
-        Self { numbers, seen, place, mount, number, clock, stamps: 0, open, focus }
+        Self { numbers, seen, place, mount, number, clock, stamps: 0, open, focus, how: RefCell::default() }
     }
 
     /// Does one thing.
@@ -111,6 +114,7 @@ impl<'a> Worker<'a> {
 
     /// Where an object is, through this worker's mount.
     pub fn path(&self, object: Object) -> PathBuf {
+        "by its path".clone_into(&mut self.how.borrow_mut());
         self.place.path(self.mount, object)
     }
 
@@ -128,9 +132,12 @@ impl<'a> Worker<'a> {
             self.open.remove(&(object, way));
         }
         if let Some(file) = self.open.get(&(object, way)) {
+            *self.how.borrow_mut() = format!("{way:?}, open before");
             return Ok(Rc::clone(file));
         }
+        let begin = self.clock.elapsed().as_secs_f64();
         let file = Rc::new(open(self.path(object), way)?);
+        *self.how.borrow_mut() = format!("{way:?}, opened from {begin:.6} on");
         self.open.insert((object, way), Rc::clone(&file));
         Ok(file)
     }
@@ -144,17 +151,23 @@ impl<'a> Worker<'a> {
             self.failed(&format!("{deed:?}"), error);
         }
         let end = timed.result.is_ok().then_some(timed.end);
-        Call { who: self.who(), deed, begin: timed.begin, end }
+        Call { who: self.who(), how: self.how.borrow().clone(), deed, begin: timed.begin, end }
     }
 
     /// An answer, at one moment of the call.
     pub fn answer<T, D>(&self, timed: &Timed<T>, deed: D) -> Call<D> {
-        Call { who: self.who(), deed, begin: timed.begin, end: Some(timed.end) }
+        Call { who: self.who(), how: self.how.borrow().clone(), deed, begin: timed.begin, end: Some(timed.end) }
     }
 
     /// All from the begin of one call to the end of another.
     pub fn spanning<A, B, D>(&self, first: &Timed<A>, last: &Timed<B>, deed: D) -> Call<D> {
-        Call { who: self.who(), deed, begin: first.begin, end: last.result.is_ok().then_some(last.end) }
+        Call {
+            who: self.who(),
+            how: self.how.borrow().clone(),
+            deed,
+            begin: first.begin,
+            end: last.result.is_ok().then_some(last.end),
+        }
     }
 
     /// A call that failed, and told nothing by that.
