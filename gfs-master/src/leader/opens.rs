@@ -102,7 +102,8 @@ impl Leader {
     /// A session opens a file; through its page cache, if it wants to, when no other session has it open for writing, or `anyway`.
     ///
     /// # Errors
-    /// `NotFound` for a file that goes just now; `NoLocks` when it holds too many.
+    /// `Stale` for a file that goes just now: its name may stand for another one, so whoever asked has to look again; `NoLocks` when it
+    /// holds too many.
     pub fn hold_open(
         &self,
         session: SessionId,
@@ -115,7 +116,7 @@ impl Leader {
         let known = self.sessions.others_reclaimed(session);
         let mut opens = self.opens.lock();
         if opens.reaping.contains(&inode) {
-            return Err(Refusal::NotFound);
+            return Err(Refusal::Stale);
         }
         let alone = known && opens.table.writers(inode).all(|writer| writer == session);
         let mode = OpenMode { pages: mode.pages && (alone || anyway), ..mode };

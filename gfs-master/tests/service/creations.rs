@@ -6,7 +6,7 @@ use gfs_core::meta::request::{Refusal, Reply, Request};
 use gfs_master::leader::mutate::Waits;
 use gfs_master::server::Server;
 use gfs_proto::PROTOCOL;
-use gfs_proto::convert::{client_command, refusal_from_code};
+use gfs_proto::convert::{client_command, open_mode_from_wire, refusal_from_code};
 use gfs_proto::v1::{self, client_message::Body as In, request::Kind};
 
 fn create_open(client: &mut Client, name: &str) -> v1::Mutation {
@@ -149,5 +149,24 @@ async fn a_creation_that_was_given_up_holds_nothing() {
     let late = reply(maker.call(In::Mutation(mutation)).await);
     assert_eq!(refusal_from_code(late.refusal), Some(Refusal::NotFound));
     assert_eq!(held(&server, &maker), 0);
+    server.stop().await;
+}
+
+/// On one thread, so that what is freed by itself is not freed in between.
+#[tokio::test]
+async fn a_file_that_is_opened_while_it_is_freed_is_stale_and_its_name_may_stand_for_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start_without_grants(dir.path()).await;
+    let (mut maker, mut other) = (Client::open(&server, 1).await, Client::open(&server, 2).await);
+    let mutation = create_open(&mut maker, "f");
+    let inode = InodeId(reply(maker.call(In::Mutation(mutation)).await).attributes.unwrap().inode);
+    assert_eq!(other.mutate(unlink("f")).await.refusal, 0);
+    let leader = &server.leader;
+    let both = open_mode_from_wire(3).unwrap();
+    leader.let_go(SessionId(maker.session), inode, both, 1);
+    assert_eq!(leader.begin_reaping(10), [inode]);
+    let opened = leader.hold_open(SessionId(other.session), inode, both, false, 1);
+    assert_eq!(opened.map(|_| ()), Err(Refusal::Stale));
+    leader.reaped(&[inode]);
     server.stop().await;
 }
