@@ -31,13 +31,13 @@ fn rounds(run: &Run, seeds: std::ops::Range<u64>) {
 #[test]
 fn what_two_mounts_see_has_one_order() {
     let (_cluster, run) = start(2);
-    rounds(&run, seeds(1, 7));
+    rounds(&run, seeds(1, 5));
 }
 
 #[test]
 fn what_three_mounts_see_has_one_order() {
     let (_cluster, run) = start(3);
-    rounds(&run, seeds(1_001, 5));
+    rounds(&run, seeds(1_001, 3));
 }
 
 /// Kills daemons, one in each round, in the middle of its work, and brings them up again.
@@ -56,7 +56,7 @@ fn rounds_with_kills(mounts: usize, seeds: std::ops::Range<u64>, victims: &[&str
 
 #[test]
 fn what_two_mounts_see_has_one_order_while_the_master_is_killed_and_comes_back() {
-    rounds_with_kills(2, seeds(2_001, 3), &["master-1"]);
+    rounds_with_kills(2, seeds(2_001, 2), &["master-1"]);
 }
 
 #[test]
