@@ -45,9 +45,13 @@ impl OpenFile {
     pub(super) fn known_view(&self, first: u32, last: u32) -> Option<View> {
         let inner = &self.client().inner;
         let epoch = |handle: &ChunkHandle| inner.locations.configuration(*handle).map(|known| (*handle, known.epoch));
-        let held = inner.delegations.get(self.inner.inode).and_then(|held| held.layout(first, last));
+        let held = inner.delegations.get(self.inner.inode);
         let is_held = held.is_some();
-        let (attributes, chunks) = held.or_else(|| inner.cache.get(self.inner.inode, first, last))?;
+        // While it is being given back, the master alone can tell: what was known before it was held is past.
+        let (attributes, chunks) = match held {
+            Some(held) => held.layout(first, last)?,
+            None => inner.cache.get(self.inner.inode, first, last)?,
+        };
         let epochs: BTreeMap<ChunkHandle, Epoch> = chunks.values().filter_map(epoch).collect();
         // A place that is learned only after this moment would not tell of a cut in between.
         (is_held || epochs.len() == chunks.len()).then_some(View { attributes, chunks, epochs })
@@ -61,8 +65,12 @@ impl OpenFile {
     /// The attributes, cached under a live grant or asked.
     pub(super) async fn attributes(&self, context: &CallContext) -> Result<Attributes, ClientError> {
         let inner = &self.client().inner;
-        let held = inner.delegations.get(self.inner.inode).and_then(|held| held.current());
-        match held.map(|(attributes, _)| attributes).or_else(|| inner.cache.attributes(self.inner.inode)) {
+        // As in `known_view`.
+        let known = match inner.delegations.get(self.inner.inode) {
+            Some(held) => held.current().map(|(attributes, _)| attributes),
+            None => inner.cache.attributes(self.inner.inode),
+        };
+        match known {
             Some(attributes) => Ok(attributes),
             None => Ok(self.client().get_attributes(context, self.inner.inode).await?.0),
         }

@@ -67,6 +67,34 @@ async fn writes_here_and_there_cost_the_master_nothing_and_others_see_them() {
 }
 
 #[tokio::test]
+async fn who_reads_a_file_while_it_is_given_back_sees_what_was_written_before() {
+    let cluster = Cluster::start(2, CHUNK).await;
+    let client = cluster.client().await;
+    let inode = file(&client, b"f").await;
+    // How the file was before is known when it is taken, under a grant: nobody else has looked at it.
+    let (file, mut expected) = held(&cluster, &client, inode, SIZE).await;
+    expected.extend([9; 100]);
+    let before = cluster.chunks.count("write");
+    file.write_behind(&call(), SIZE as u64, Bytes::from(vec![9; 100]), false).await.unwrap();
+    assert_eq!(cluster.chunks.count("write"), before, "it was not answered early");
+    let faults = &cluster.master.faults;
+    faults.mute.store(true, Ordering::SeqCst);
+    // An open has it given back.
+    let opener = client.clone();
+    let opening = tokio::spawn(async move { open(&opener, inode).await });
+    until("the flush to arrive", || faults.muted_flushes.load(Ordering::SeqCst) > 0).await;
+    let reader = file.clone();
+    let reading = tokio::spawn(async move { reader.read(&call(), 0, 2 * SIZE as u64).await.unwrap() });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    faults.mute.store(false, Ordering::SeqCst);
+    cluster.master.disconnect();
+    assert!(reading.await.unwrap() == expected, "the file as it was before it was held");
+    opening.await.unwrap();
+}
+
+#[tokio::test]
 async fn what_its_own_client_does_to_a_held_file_by_its_name_comes_after_what_was_written() {
     let cluster = Cluster::start(2, CHUNK).await;
     let (client, other) = (cluster.client().await, cluster.client().await);

@@ -31,6 +31,8 @@ pub struct Faults {
     pub mute: AtomicBool,
     /// What was passed over so.
     pub muted: AtomicU32,
+    /// Flushes among them.
+    pub muted_flushes: AtomicU32,
     /// Every hello is answered with this.
     pub refuse_hello: Mutex<Option<v1::Failure>>,
     /// So many calls are answered with UNAVAILABLE first.
@@ -378,6 +380,13 @@ impl Master {
     async fn take(self: Arc<Self>, session: SessionId, tag: u64, ask: Ask, out: Out) {
         if self.faults.mute.load(Ordering::SeqCst) {
             self.faults.muted.fetch_add(1, Ordering::SeqCst);
+            if let Ask::Mutation(v1::Mutation {
+                request: Some(v1::Request { kind: Some(v1::request::Kind::Flush(_)) }),
+                ..
+            }) = &ask
+            {
+                self.faults.muted_flushes.fetch_add(1, Ordering::SeqCst);
+            }
             return;
         }
         let unavailable = self
