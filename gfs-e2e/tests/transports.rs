@@ -44,10 +44,13 @@ impl Drop for Switch {
 
 /// A cluster with a second mount over io_uring, where the kernel can.
 fn over_rings() -> (Cluster, PathBuf) {
-    let switch = Switch::set("Y");
+    let off = Switch::set("N");
     let options = Options { mount_options: "transport=uring".into(), ..Options::default() };
     let mut cluster = Cluster::start(options);
+    drop(off);
+    let switch = Switch::set("Y");
     let mount = cluster.mount_again();
+    assert_eq!(rings_of(&cluster.mount()), 0);
     assert_eq!(rings_of(&mount) > 0, switch.is_there(), "{}", cluster.logs());
     (cluster, mount)
 }
@@ -129,6 +132,19 @@ fn what_is_written_by_one_transport_is_read_by_the_other() {
     assert!(text(&read).contains("kept"), "{}", text(&read));
 }
 
+/// Waiters for one lock.
+const WAITERS: usize = 150;
+
+/// Threads of this process that are in a system call of this number.
+fn calls_of(number: i64) -> usize {
+    let number = number.to_string();
+    let in_call = |task: &fs::DirEntry| {
+        let call = fs::read_to_string(task.path().join("syscall")).unwrap_or_default();
+        call.split(' ').next() == Some(&number)
+    };
+    fs::read_dir("/proc/self/task").unwrap().flatten().filter(in_call).count()
+}
+
 /// Sets or gives up a record lock of the whole file on an open file description; waits for it.
 fn lock(file: &File, kind: i32) -> std::io::Result<()> {
     let lock = libc::flock { l_type: kind as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
@@ -147,11 +163,18 @@ fn many_that_wait_for_a_lock_do_not_keep_out_who_gives_it_up() {
     let open = || OpenOptions::new().read(true).write(true).open(&path).unwrap();
     let first = open();
     lock(&first, libc::F_WRLCK).unwrap();
-    // More than a ring has entries to begin with, on every processor.
-    let threads: Vec<_> = (0..60)
+    // More than a ring has entries to begin with, all on one processor, which the lock is given up from as well.
+    let run_here = || {
+        let mut one = rustix::thread::CpuSet::new();
+        one.set(0);
+        rustix::thread::sched_setaffinity(None, &one).unwrap();
+    };
+    run_here();
+    let threads: Vec<_> = (0..WAITERS)
         .map(|_| {
             let file = open();
             std::thread::spawn(move || {
+                run_here();
                 lock(&file, libc::F_WRLCK)?;
                 let mut text = [0; 20];
                 let length = file.read_at(&mut text, 0)?;
@@ -161,17 +184,53 @@ fn many_that_wait_for_a_lock_do_not_keep_out_who_gives_it_up() {
             })
         })
         .collect();
-    let in_call = |task: &fs::DirEntry| {
-        let call = fs::read_to_string(task.path().join("syscall")).unwrap_or_default();
-        call.split(' ').next() == Some(&libc::SYS_fcntl.to_string())
-    };
-    let waiting = || fs::read_dir("/proc/self/task").unwrap().flatten().filter(in_call).count();
-    wait_until("all wait", Duration::from_secs(30), || waiting() >= 60);
+    let waiting = || calls_of(libc::SYS_fcntl);
+    wait_until("all wait", Duration::from_secs(60), || waiting() >= WAITERS);
     lock(&first, libc::F_UNLCK).unwrap();
     for thread in threads {
         thread.join().unwrap().unwrap();
     }
-    assert_eq!(fs::read_to_string(&path).unwrap(), "60");
+    assert_eq!(fs::read_to_string(&path).unwrap(), WAITERS.to_string());
+}
+
+#[test]
+fn callers_are_let_go_when_a_mount_is_killed_or_detached() {
+    let (cluster, rings) = over_rings();
+    let path = rings.join("locked");
+    let first = File::create(&path).unwrap();
+    lock(&first, libc::F_WRLCK).unwrap();
+    let wait_for_it = || {
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        std::thread::spawn(move || lock(&file, libc::F_WRLCK))
+    };
+    let waiter = wait_for_it();
+    wait_until("it waits", Duration::from_secs(30), || calls_of(libc::SYS_fcntl) == 1);
+    // Detached, it is served as long as something is open there.
+    assert!(Command::new("umount").arg("-l").arg(&rings).status().unwrap().success());
+    lock(&first, libc::F_UNLCK).unwrap();
+    waiter.join().unwrap().unwrap();
+    drop(first);
+
+    let mount = cluster.scratch().join("again");
+    fs::create_dir(&mount).unwrap();
+    let _switch = Switch::set("Y");
+    let mut served = Command::new(binary("gfs-fuse"))
+        .args([&cluster.master(), mount.to_str().unwrap(), "-f", "-o", "transport=uring"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let path = mount.join("locked");
+    wait_until("the mount answers", Duration::from_secs(30), || path.exists());
+    let (holder, file) =
+        (File::options().write(true).open(&path).unwrap(), File::options().write(true).open(&path).unwrap());
+    lock(&holder, libc::F_WRLCK).unwrap();
+    let waiter = std::thread::spawn(move || lock(&file, libc::F_WRLCK));
+    wait_until("it waits", Duration::from_secs(30), || calls_of(libc::SYS_fcntl) == 1);
+    served.kill().unwrap();
+    served.wait().unwrap();
+    assert!(waiter.join().unwrap().is_err());
+    drop(holder);
+    assert!(Command::new("umount").arg(&mount).status().unwrap().success());
 }
 
 #[test]

@@ -88,7 +88,14 @@ pub enum MountError {
 /// Why it could not be mounted, or how it broke. Nothing stays mounted after an error.
 pub fn run(target: Target, mountpoint: &Path, options: &MountOptions, ready: impl FnOnce()) -> Result<(), MountError> {
     let mountpoint = mountpoint::check(mountpoint)?;
+    // Threads begin where their maker runs, and one that serves a ring runs on one processor alone.
+    let everywhere = rustix::thread::sched_getaffinity(None).ok();
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .on_thread_start(move || {
+            if let Some(processors) = &everywhere {
+                let _ = rustix::thread::sched_setaffinity(None, processors);
+            }
+        })
         .worker_threads(gfs_daemon::life::workers())
         .thread_name("gfs-fuse")
         .enable_all()
@@ -169,13 +176,18 @@ fn serve(
     let (tell, ended) = oneshot::channel();
     let operations = Arc::new(Operations::new(Arc::clone(&fs), runtime.handle().clone(), tell));
     let session = transport::mount(&operations, mountpoint, options, source).map_err(wrong)?;
-    let cache = KernelCache::new(&fs, session.notify()).map_err(MountError::Start)?;
-    client.on_invalidate(Arc::new(cache));
     let device = mountpoint::device_at(mountpoint).ok_or_else(|| wrong(io::ErrorKind::NotFound.into()))?;
-    session.serve().map_err(MountError::Start)?;
-    if let Err(source) = prove(runtime, mountpoint, options.mount_timeout) {
+    let started = KernelCache::new(&fs, session.notify()).and_then(|cache| {
+        client.on_invalidate(Arc::new(cache));
+        session.serve()
+    });
+    let started = started.map_err(MountError::Start).and_then(|()| {
+        let proved = prove(runtime, mountpoint, options.mount_timeout);
+        proved.map_err(|source| MountError::Silent { path: mountpoint.into(), source })
+    });
+    if let Err(error) = started {
         unmount(mountpoint, &device);
-        return Err(MountError::Silent { path: mountpoint.into(), source });
+        return Err(error);
     }
     ready();
     runtime.block_on(until_end(shutdown, ended, &fs, mountpoint, device));
@@ -203,7 +215,8 @@ async fn until_end(
     device: String,
 ) {
     tokio::select! {
-        _ = &mut ended => return,
+        // Nearly always by an unmount. If it is the transport that failed, the mount must not stay.
+        _ = &mut ended => return unmount(mountpoint, &device),
         () = gfs_daemon::life::wait(shutdown) => (),
     }
     // While it is still mounted, so that what fails can be logged; what is open there may write on afterwards.

@@ -3,6 +3,7 @@
 use super::directory::{
     self, AFTER_DOT, AFTER_DOTS, Answered, DirectoryHandle, FIRST_ENTRIES, Listed, PAGE_ENTRIES, PAGE_NAMES, Page,
 };
+use super::listed::Fetch;
 use super::{Call, Found, Fs, Lookup, Name, unexpected};
 use crate::errno::{Errno, Result};
 use gfs_client::{Attributes, CallContext, Client, ClientError, InodeId, NodeKind, Refusal, RenameMode, Request};
@@ -19,13 +20,15 @@ impl Fs {
     /// # Errors
     /// What the master says; an absent name is no error.
     pub async fn lookup(&self, call: &Call, at: &Name) -> Result<Lookup> {
-        if let Some(offset) = self.listed.looked_up(at.0) {
-            self.fetch_listed(at.0, offset);
-        }
         let query = Query::Lookup { parent: at.0, name: at.1.clone() };
         let answered = self.client.query(&call.context, query).await?;
         match answered.answer {
-            Answer::Attributes(attributes) => Ok(Lookup::Found(self.found(attributes, answered.grant))),
+            Answer::Attributes(attributes) => {
+                if let Some(fetch) = self.listed.looked_up(at.0) {
+                    self.fetch_listed(at.0, fetch);
+                }
+                Ok(Lookup::Found(self.found(attributes, answered.grant)))
+            }
             Answer::Refused(Refusal::NotFound) => Ok(Lookup::Absent(Some(answered.grant))),
             Answer::Refused(refusal) => Err(refusal.into()),
             _ => Err(unexpected("lookup")),
@@ -158,25 +161,26 @@ impl Fs {
         if offset > AFTER_DOTS && !plus && !self.client.holds_directory(inode) {
             self.listed.without_attributes(inode, offset);
         }
-        let answered = match handle.ahead(offset, plus).await {
+        let answered = match call.context.limit.run("readdir", handle.ahead(offset, plus)).await? {
             Some(answered) => answered,
             None => page_from(&self.client, &call.context, inode, offset.max(AFTER_DOTS), plus).await?,
         };
         Page::new(offset, dots, answered).ok_or_else(|| unexpected("readdir"))
     }
 
-    /// Asks for the attributes of what was listed without them, from `offset` on, ahead of who looks the names up.
-    fn fetch_listed(&self, inode: InodeId, mut offset: u64) {
+    /// Asks for the attributes of what was listed without them, ahead of who looks the names up.
+    fn fetch_listed(&self, inode: InodeId, mut fetch: Fetch) {
         let (client, listed) = (self.client.clone(), Arc::clone(&self.listed));
         let context = self.context(self.options.call_timeout);
         self.runtime.spawn(async move {
             loop {
-                let Ok(answered) = page_from(&client, &context, inode, offset, true).await else {
-                    return listed.end(inode);
-                };
-                let last = answered.entries.last().filter(|_| !answered.end).map(|last| last.offset);
-                match listed.fetched(inode, answered.entries.len(), last) {
-                    Some(next) => offset = next,
+                let answered = page_from(&client, &context, inode, fetch.offset, true).await.ok();
+                let (names, next) = answered.map_or((0, None), |answered| {
+                    let last = answered.entries.last().filter(|_| !answered.end).map(|last| last.offset);
+                    (answered.entries.len(), last)
+                });
+                match listed.fetched(inode, fetch, names, next) {
+                    Some(more) => fetch = more,
                     None => return,
                 }
             }

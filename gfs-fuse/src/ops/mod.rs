@@ -288,7 +288,8 @@ impl Operations {
                 fs.test_lock(&call, inode, asked).await.map(Answer::Lock)
             }),
             Operation::SetLock { asked, wait, family } => {
-                let how = if wait { Wait::Lock } else { Wait::Other };
+                // flock(2) and F_SETLKW unlock with the same call, which never waits.
+                let how = if wait && asked.kind != libc::F_UNLCK { Wait::Lock } else { Wait::Other };
                 runner.run("setlk", asker, how, move |fs, call| async move {
                     reply.send(done(fs.set_lock(&call, inode, asked, wait, family).await));
                 });

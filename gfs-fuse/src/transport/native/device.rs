@@ -75,8 +75,14 @@ pub fn mount(mountpoint: &Path, options: &MountOptions, source: &str) -> io::Res
                 if lets_others_in(options, true) { ",allow_other" } else { "" },
             );
             let data = CString::new(data)?;
-            rustix::mount::mount(source, mountpoint, "fuse.gfs", flags(options), Some(data.as_c_str()))?;
-            Ok(Device(file))
+            // As in the options of a helper, so that a cluster has one name in the tables of mounts.
+            let name = source.replace(',', "+");
+            match rustix::mount::mount(&name, mountpoint, "fuse.gfs", flags(options), Some(data.as_c_str())) {
+                Ok(()) => Ok(Device(file)),
+                // Root of a container, whose helper may.
+                Err(rustix::io::Errno::PERM) => helped(mountpoint, options, &name),
+                Err(errno) => Err(errno.into()),
+            }
         }
         _ => helped(mountpoint, options, source),
     }
@@ -138,7 +144,8 @@ fn helped(mountpoint: &Path, options: &MountOptions, source: &str) -> io::Result
             _ => Ok(()),
         });
     }
-    let child = command.spawn()?;
+    let child =
+        command.spawn().map_err(|error| io::Error::new(error.kind(), format!("cannot run fusermount3: {error}")))?;
     drop(theirs);
     let received = receive(&ours);
     let output = child.wait_with_output()?;
@@ -385,7 +392,7 @@ fn init_answer(minor: u32, max_readahead: u32, flags: u64) -> [u8; 64] {
     put(&MAX_WRITE.to_ne_bytes());
     // Times to the nanosecond.
     put(&1_u32.to_ne_bytes());
-    put(&((MAX_WRITE / 4096) as u16).to_ne_bytes());
+    put(&((MAX_WRITE as usize / rustix::param::page_size()) as u16).to_ne_bytes());
     put(&0_u16.to_ne_bytes());
     put(&((flags >> 32) as u32).to_ne_bytes());
     body

@@ -1,21 +1,25 @@
 //! The kernel's own interface: requests over io_uring, and over /dev/fuse what does not come by there.
 //!
-//! `abi` has its numbers, `decode` and `encode` are pure, `device` mounts and reads, `ring` has the rings. This file puts a session together.
+//! `abi` has its numbers, `decode` and `encode` are pure, `device` mounts and reads, `ring` has the rings, `room` their memory, `inbox` the way
+//! of answers. This file puts a session together.
 
 mod abi;
 mod decode;
 mod device;
 mod encode;
+mod inbox;
 mod ring;
+mod room;
 
 use crate::ops::Operations;
 use crate::options::MountOptions;
 use crate::transport::session::{Notify, Session};
 use device::{Agreed, Device, Gate};
+use inbox::Inbox;
 use ring::{Rings, Served};
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
 
 /// Where the kernel says whether it offers FUSE over io_uring.
 const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
@@ -34,6 +38,32 @@ struct Mounted {
     agreed: Agreed,
     rings: Rings,
     served: Served,
+    nudged: mpsc::Receiver<u16>,
+    mountpoint: PathBuf,
+}
+
+/// Notifications that do not pass answers which were written before.
+struct Behind {
+    device: Arc<Device>,
+    inboxes: Vec<Arc<Inbox>>,
+}
+
+impl Behind {
+    fn wait(&self) {
+        self.inboxes.iter().for_each(|inbox| inbox.wait_given());
+    }
+}
+
+impl Notify for Behind {
+    fn inode(&self, inode: u64, offset: i64, length: i64) -> io::Result<()> {
+        self.wait();
+        self.device.inode(inode, offset, length)
+    }
+
+    fn entry(&self, directory: u64, name: &[u8]) -> io::Result<()> {
+        self.wait();
+        self.device.entry(directory, name)
+    }
 }
 
 /// Mounts for requests over io_uring.
@@ -46,13 +76,20 @@ pub fn mount(
     options: &MountOptions,
     source: &str,
 ) -> Result<Box<dyn Session>, MountError> {
+    // A module that is not loaded yet is by this.
+    let _ = std::fs::File::open("/dev/fuse");
     offered(std::fs::read_to_string(SWITCH).ok().as_deref()).map_err(MountError::NoRing)?;
     let rings = Rings::new().map_err(|error| MountError::NoRing(format!("io_uring: {error}")))?;
     let device = Arc::new(device::mount(mountpoint, options, source).map_err(MountError::Mount)?);
-    let begun = begin(operations, &device, options, &rings);
-    match begun {
-        Ok((agreed, served)) => Ok(Box::new(Mounted { device, agreed, rings, served })),
+    let (nudges, nudged) = mpsc::sync_channel(ring::NUDGES);
+    match agree(operations, &device, options, &rings, nudges) {
+        Ok((agreed, served)) => {
+            let mountpoint = mountpoint.to_path_buf();
+            Ok(Box::new(Mounted { device, agreed, rings, served, nudged, mountpoint }))
+        }
         Err(why) => {
+            // They may have got requests of others, which the unmount would wait for.
+            rings.stop();
             // Before the device goes, which would leave a dead mount for a moment.
             let mounted = crate::mountpoint::device_at(mountpoint);
             let unmounted = mounted.map(|mounted| crate::mountpoint::unmount(mountpoint, &mounted));
@@ -65,11 +102,12 @@ pub fn mount(
     }
 }
 
-fn begin(
+fn agree(
     operations: &Arc<Operations>,
     device: &Arc<Device>,
     options: &MountOptions,
     rings: &Rings,
+    nudges: mpsc::SyncSender<u16>,
 ) -> Result<(Agreed, Served), String> {
     let agreed = device.shake_hands(options.cache, true).map_err(|error| error.to_string())?;
     if agreed.flags & abi::init::OVER_IO_URING == 0 {
@@ -79,7 +117,7 @@ fn begin(
     let user = rustix::process::geteuid();
     let gate = Gate { owner: (only_root && !user.is_root()).then(|| user.as_raw()) };
     let (device, operations) = (Arc::clone(device), Arc::clone(operations));
-    let served = Served { device, operations, gate, direct: agreed.direct };
+    let served = Served { device, operations, gate, direct: agreed.direct, nudges };
     rings.register(&served).map_err(|error| format!("the kernel takes no ring: {error}"))?;
     Ok((agreed, served))
 }
@@ -95,12 +133,13 @@ fn offered(switch: Option<&str>) -> Result<(), String> {
 
 impl Session for Mounted {
     fn notify(&self) -> Arc<dyn Notify> {
-        Arc::clone(&self.device) as Arc<dyn Notify>
+        Arc::new(Behind { device: Arc::clone(&self.device), inboxes: self.rings.inboxes() })
     }
 
     fn serve(self: Box<Self>) -> io::Result<()> {
-        let Self { device, agreed, rings, served } = *self;
-        rings.begin();
+        let Self { device, agreed, rings, served, nudged, mountpoint } = *self;
+        std::thread::Builder::new().name("gfs-nudge".into()).spawn(move || ring::nudge(&nudged, &mountpoint))?;
+        rings.answer();
         // What is forgotten is told there, and its end is the end of the session.
         std::thread::Builder::new().name("gfs-device".into()).spawn(move || {
             device.serve(&served.operations, agreed, served.gate);

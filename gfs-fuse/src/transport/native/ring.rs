@@ -2,33 +2,29 @@
 //!
 //! There is a ring and a thread for every processor. An entry is room for one request and its answer: it belongs to the kernel until a
 //! request lies in it, then to the request until its answer is written, and is given back by the thread of the ring alone. A request that
-//! waits keeps its entry, so there is always made one more than there are requests: locks that wait must not keep out who unlocks.
+//! waits keeps its entry, so entries are added long before there are none: locks that wait must not keep out who unlocks.
 //! (Source of the interface: Documentation/filesystems/fuse-io-uring.rst.)
 
 use super::abi::{self, op, uring};
 use super::decode;
-use super::device::{Device, Gate, out_header};
-use super::encode::{self, Shape};
-use crate::errno::{Errno, Result};
-use crate::ops::reply::{Answer, Reply};
+use super::device::{Device, Gate};
+use super::encode::Shape;
+use super::inbox::{Inbox, RingReply};
+use super::room::Room;
 use crate::ops::request::Operation;
 use crate::ops::{Operations, Patience};
-use crate::transport::session::MAX_WRITE;
 use io_uring::squeue::Entry128;
 use io_uring::{IoUring, cqueue, opcode, types};
-use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
-use std::cell::Cell;
-use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 /// Entries that a ring begins with.
-const FIRST: usize = 4;
+const FIRST: usize = 64;
+/// With fewer free ones, so many are added.
+const SPARE: usize = 32;
 /// Entries that it has at most: so many requests of callers on one processor wait at a time.
 const MOST: usize = 1024;
 /// The last of them are not for locks that wait.
@@ -37,145 +33,12 @@ const FOR_OTHERS: usize = 64;
 const SUBMISSIONS: u32 = 256;
 /// Completions that fit: one for every entry.
 const COMPLETIONS: u32 = 2048;
-/// The payload of an entry begins here; before it is the header.
-const PAYLOAD: usize = 4096;
 /// Marks the completion of the event that wakes the thread.
 const WOKEN: u64 = u64::MAX;
+/// Nudges that may wait.
+pub const NUDGES: usize = 64;
 
 type Ring = IoUring<Entry128, cqueue::Entry>;
-
-/// Memory for one request and its answer, shared with the kernel.
-struct Room {
-    start: NonNull<u8>,
-    /// What the kernel is shown: header and payload.
-    parts: [libc::iovec; 2],
-}
-
-// SAFETY: the memory is reached through `header` and `payload` alone, whose callers own the entry.
-unsafe impl Send for Room {}
-// SAFETY: the same.
-unsafe impl Sync for Room {}
-
-impl Room {
-    const LENGTH: usize = PAYLOAD + MAX_WRITE as usize;
-
-    fn new() -> io::Result<Self> {
-        // Taken up page by page, as it is used.
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: a new mapping of no file at an address that the kernel chooses.
-        let start =
-            unsafe { mmap_anonymous(std::ptr::null_mut(), Self::LENGTH, ProtFlags::READ | ProtFlags::WRITE, flags)? };
-        let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let part = |at: usize, length: usize| libc::iovec {
-            // SAFETY: within the mapping.
-            iov_base: unsafe { start.as_ptr().add(at) }.cast::<c_void>(),
-            iov_len: length,
-        };
-        Ok(Self { start, parts: [part(0, uring::HEADER), part(PAYLOAD, MAX_WRITE as usize)] })
-    }
-
-    /// The header of the entry.
-    ///
-    /// # Safety
-    /// The caller owns the entry, and holds no other reference to it.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn header(&self) -> &mut [u8] {
-        // SAFETY: within the mapping, which lives as long as `self`; exclusive as the caller says.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), uring::HEADER) }
-    }
-
-    /// The payload of the entry.
-    ///
-    /// # Safety
-    /// As for `header`.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn payload(&self) -> &mut [u8] {
-        // SAFETY: as in `header`; the payload does not overlap it.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(PAYLOAD), MAX_WRITE as usize) }
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        // SAFETY: the mapping of `new`; whoever uses it holds this.
-        if let Err(error) = unsafe { munmap(self.start.as_ptr().cast(), Self::LENGTH) } {
-            tracing::error!(%error, "cannot unmap an entry");
-        }
-    }
-}
-
-/// Answered entries on their way back to the thread of their ring.
-struct Inbox {
-    answered: Mutex<Vec<u32>>,
-    /// The thread waits in the kernel, or is about to.
-    asleep: AtomicBool,
-    bell: OwnedFd,
-}
-
-thread_local! {
-    /// The inbox of the ring that this thread serves.
-    static SERVED: Cell<*const Inbox> = const { Cell::new(std::ptr::null()) };
-}
-
-impl Inbox {
-    fn new() -> io::Result<Self> {
-        let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
-        Ok(Self { answered: Mutex::default(), asleep: AtomicBool::new(false), bell })
-    }
-
-    fn put(&self, entry: u32) {
-        self.answered.lock().push(entry);
-        let own = SERVED.get() == std::ptr::from_ref(self);
-        if !own && self.asleep.swap(false, Ordering::SeqCst) {
-            self.ring();
-        }
-    }
-
-    fn ring(&self) {
-        if let Err(error) = rustix::io::write(&self.bell, &1_u64.to_ne_bytes()) {
-            tracing::error!(%error, "cannot wake a ring");
-        }
-    }
-}
-
-/// The answer to a request that lies in an entry.
-struct RingReply {
-    inbox: Arc<Inbox>,
-    room: Arc<Room>,
-    entry: u32,
-    unique: u64,
-    shape: Shape,
-    sent: bool,
-}
-
-impl RingReply {
-    fn deliver(&mut self, answer: Result<Answer<'_>>) {
-        self.sent = true;
-        // SAFETY: the request owns its entry until it is put into the inbox, and has one reply. What was decoded from the entry was copied.
-        let (header, payload) = unsafe { (self.room.header(), self.room.payload()) };
-        let (error, length) = match encode::whole(&self.shape, answer, payload) {
-            Ok(length) => (0, length),
-            Err(errno) => (-errno.0, 0),
-        };
-        header[..abi::OUT_HEADER].copy_from_slice(&out_header(length, error, self.unique));
-        header[uring::PAYLOAD..uring::PAYLOAD + 4].copy_from_slice(&(length as u32).to_ne_bytes());
-        self.inbox.put(self.entry);
-    }
-}
-
-impl Reply for RingReply {
-    fn send(mut self: Box<Self>, answer: Result<Answer<'_>>) {
-        self.deliver(answer);
-    }
-}
-
-impl Drop for RingReply {
-    fn drop(&mut self) {
-        if !self.sent {
-            self.deliver(Err(Errno(libc::EIO)));
-        }
-    }
-}
 
 /// What a ring serves.
 #[derive(Clone)]
@@ -188,18 +51,22 @@ pub struct Served {
     pub gate: Gate,
     /// FOPEN_* of files that go past the page cache.
     pub direct: u32,
+    /// Where a ring asks to be nudged: see `nudge`.
+    pub nudges: mpsc::SyncSender<u16>,
 }
 
 /// The threads of the rings, which wait for `begin`.
 pub struct Rings {
-    threads: Vec<Thread>,
+    threads: Vec<RingThread>,
 }
 
-struct Thread {
+struct RingThread {
     /// Says what is served, then that serving begins.
     orders: mpsc::Sender<Option<Served>>,
     /// Whether the last order was carried out.
     done: mpsc::Receiver<io::Result<()>>,
+    inbox: Arc<Inbox>,
+    thread: JoinHandle<()>,
 }
 
 impl Rings {
@@ -210,7 +77,7 @@ impl Rings {
     pub fn new() -> io::Result<Self> {
         let processors = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
         let count = possible(&processors).ok_or_else(|| io::Error::other("cannot count the processors"))?;
-        let threads = (0..count).map(Thread::start).collect::<io::Result<_>>()?;
+        let threads = (0..count).map(RingThread::start).collect::<io::Result<_>>()?;
         Ok(Self { threads })
     }
 
@@ -222,34 +89,69 @@ impl Rings {
         self.threads.iter().try_for_each(|thread| thread.order(Some(served.clone())))
     }
 
+    /// The ways back of their answers.
+    pub fn inboxes(&self) -> Vec<Arc<Inbox>> {
+        self.threads.iter().map(|thread| Arc::clone(&thread.inbox)).collect()
+    }
+
     /// Lets the threads answer.
-    pub fn begin(self) {
-        for thread in self.threads {
+    pub fn answer(self) {
+        for RingThread { orders, .. } in self.threads {
             // It only fails when the thread has ended, with the session.
-            let _ = thread.orders.send(None);
+            let _ = orders.send(None);
+        }
+    }
+
+    /// Ends the threads before they answer anything.
+    pub fn stop(self) {
+        for RingThread { orders, thread, .. } in self.threads {
+            drop(orders);
+            // One that has panicked has ended too.
+            let _ = thread.join();
         }
     }
 }
 
-/// How many processors there can be, from the text of /sys/devices/system/cpu/possible ("0-3", "0", "0,2-3").
+/// How many processors there can be, from the text of /sys/devices/system/cpu/possible ("0-3", "0"): the kernel numbers them without a gap.
 fn possible(text: &str) -> Option<u16> {
     let last = text.trim().rsplit([',', '-']).next()?;
     last.parse::<u16>().ok()?.checked_add(1)
 }
 
-impl Thread {
+/// Runs this thread on one processor alone; anywhere, if that one is not there now.
+fn run_on(processor: u16) {
+    let mut only = rustix::thread::CpuSet::new();
+    if usize::from(processor) < rustix::thread::CpuSet::MAX_CPU {
+        only.set(usize::from(processor));
+        let _ = rustix::thread::sched_setaffinity(None, &only);
+    }
+}
+
+/// Makes one call on the mount from the processor of each ring that asks for it.
+///
+/// The kernel puts a request into an entry when it comes, or when another one is answered, not when an entry is added. So one that came when
+/// there was no entry waits for the next answer on its processor, and this makes sure of one.
+pub fn nudge(asked: &mpsc::Receiver<u16>, mountpoint: &Path) {
+    while let Ok(processor) = asked.recv() {
+        run_on(processor);
+        // Whatever it says, it was asked.
+        let _ = rustix::fs::statvfs(mountpoint);
+    }
+}
+
+impl RingThread {
     fn start(processor: u16) -> io::Result<Self> {
         let (orders, received) = mpsc::channel::<Option<Served>>();
         let (tell, done) = mpsc::channel();
-        std::thread::Builder::new().name(format!("gfs-ring-{processor}")).spawn(move || {
-            // A processor that is not there now: the thread runs anywhere.
-            let mut only = rustix::thread::CpuSet::new();
-            only.set(usize::from(processor));
-            let _ = rustix::thread::sched_setaffinity(None, &only);
+        let inbox = Arc::new(Inbox::new()?);
+        let own = Arc::clone(&inbox);
+        let thread = std::thread::Builder::new().name(format!("gfs-ring-{processor}")).spawn(move || {
+            run_on(processor);
             // The ring takes commands of the thread that makes it alone.
             let ring = Ring::builder()
                 .setup_single_issuer()
                 .setup_coop_taskrun()
+                .setup_taskrun_flag()
                 .setup_defer_taskrun()
                 .setup_cqsize(COMPLETIONS)
                 .build(SUBMISSIONS);
@@ -260,10 +162,7 @@ impl Thread {
             };
             let _ = tell.send(Ok(()));
             let Ok(Some(served)) = received.recv() else { return };
-            let mut queue = match Queue::new(ring, processor, served) {
-                Ok(queue) => queue,
-                Err(error) => return drop(tell.send(Err(error))),
-            };
+            let mut queue = Queue::new(ring, processor, served, own);
             let begun = queue.begin();
             let failed = begun.is_err();
             let _ = tell.send(begun);
@@ -271,7 +170,7 @@ impl Thread {
                 queue.serve();
             }
         })?;
-        let thread = Self { orders, done };
+        let thread = Self { orders, done, inbox, thread };
         thread.wait()?;
         Ok(thread)
     }
@@ -287,28 +186,47 @@ impl Thread {
     }
 }
 
-/// A ring with its entries.
+/// A ring with its entries. The ring comes first, so that it is closed before what the kernel writes to is freed.
 struct Queue {
     ring: Ring,
     processor: u16,
     served: Served,
     inbox: Arc<Inbox>,
     rooms: Vec<Arc<Room>>,
+    /// Where the bell is read to.
+    rung: Box<u64>,
     /// Entries with a request in them.
     busy: usize,
     /// Entries that the kernel does not take back.
     lost: usize,
-    /// Where the bell is read to.
-    rung: Box<u64>,
+    /// No more can be added.
+    is_full: bool,
+    /// A request may wait that came when there was no entry.
+    wants_nudge: bool,
+    /// Answers that were given back, since the beginning.
+    given: u64,
+    completed: Vec<(u64, i32)>,
     /// Names and values of the request that is decoded: its entry may get the answer meanwhile.
     scratch: Vec<u8>,
 }
 
 impl Queue {
-    fn new(ring: Ring, processor: u16, served: Served) -> io::Result<Self> {
-        let inbox = Arc::new(Inbox::new()?);
-        let (rooms, scratch, rung) = (Vec::new(), Vec::new(), Box::new(0));
-        Ok(Self { ring, processor, served, inbox, rooms, busy: 0, lost: 0, rung, scratch })
+    fn new(ring: Ring, processor: u16, served: Served, inbox: Arc<Inbox>) -> Self {
+        Self {
+            ring,
+            processor,
+            served,
+            inbox,
+            rooms: Vec::new(),
+            rung: Box::new(0),
+            busy: 0,
+            lost: 0,
+            is_full: false,
+            wants_nudge: false,
+            given: 0,
+            completed: Vec::new(),
+            scratch: Vec::new(),
+        }
     }
 
     /// Offers the first entries.
@@ -316,24 +234,43 @@ impl Queue {
         for _ in 0..FIRST {
             self.add()?;
         }
-        self.ring.submit()?;
-        // One that is taken completes with a request: then nobody else may have mounted here yet.
-        let refused = self.ring.completion().find(|completion| completion.result() < 0);
-        refused.map_or(Ok(()), |refused| Err(io::Error::from_raw_os_error(-refused.result())))
+        self.submit(0)?;
+        // One that is taken completes with a request only.
+        let refused = self.completed.iter().find(|(_, result)| *result < 0);
+        refused.map_or(Ok(()), |(_, result)| Err(io::Error::from_raw_os_error(-result)))
     }
 
     fn add(&mut self) -> io::Result<()> {
         let room = Arc::new(Room::new()?);
         let entry = self.rooms.len() as u32;
         let mut command = self.command(uring::REGISTER, entry, 0);
-        let parts = room.parts.as_ptr() as u64;
-        // SAFETY: an `Entry128` is the 128 bytes of a submission of the kernel, `addr` at 16 and `len` at 24, which the builder of this
-        // command leaves 0.
-        let bytes = unsafe { &mut *std::ptr::from_mut(&mut command).cast::<[u8; 128]>() };
-        bytes[16..24].copy_from_slice(&parts.to_ne_bytes());
-        bytes[24..28].copy_from_slice(&2_u32.to_ne_bytes());
+        show_parts(&mut command, room.parts());
         self.rooms.push(room);
         self.push(&command)
+    }
+
+    /// Adds entries long before there are none; what cannot be added is done without.
+    fn add_spare(&mut self) {
+        let free = |queue: &Self| queue.rooms.len().saturating_sub(queue.busy + queue.lost);
+        if free(self) >= SPARE || self.is_full {
+            return;
+        }
+        self.wants_nudge |= free(self) == 0;
+        for _ in 0..SPARE {
+            if self.rooms.len() >= MOST {
+                self.is_full = true;
+                tracing::warn!(
+                    processor = self.processor,
+                    "as many calls wait on one processor as there can be: others wait for them"
+                );
+                return;
+            }
+            if let Err(error) = self.add() {
+                self.is_full = true;
+                tracing::warn!(%error, processor = self.processor, entries = self.rooms.len(), "a ring gets no more entries");
+                return;
+            }
+        }
     }
 
     fn command(&self, command: u32, entry: u32, commit: u64) -> Entry128 {
@@ -350,51 +287,61 @@ impl Queue {
             if unsafe { self.ring.submission().push(command) }.is_ok() {
                 return Ok(());
             }
-            self.ring.submit()?;
+            self.submit(0)?;
+        }
+    }
+
+    /// Hands submissions to the kernel, waits for so many completions, and takes those that there are.
+    fn submit(&mut self, wait: usize) -> io::Result<()> {
+        let result = self.ring.submit_and_wait(wait);
+        self.completed.extend(self.ring.completion().map(|entry| (entry.user_data(), entry.result())));
+        match result {
+            Ok(_) => Ok(()),
+            // Interrupted, or short of memory or of room for completions, which were just taken: what was not taken is submitted again.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
     fn listen(&mut self) -> io::Result<()> {
-        let bell = types::Fd(self.inbox.bell.as_raw_fd());
+        let bell = types::Fd(self.inbox.bell());
         let read = opcode::Read::new(bell, std::ptr::from_mut(&mut *self.rung).cast(), 8).build().user_data(WOKEN);
         self.push(&read.into())
     }
 
-    /// Answers until the session ends.
+    /// Answers until the session ends. A ring that fails ends the session: what is asked on its processor would hang.
     fn serve(&mut self) {
-        SERVED.set(Arc::as_ptr(&self.inbox));
+        self.inbox.served_here();
         if let Err(error) = self.listen().and_then(|()| self.run()) {
-            tracing::error!(%error, processor = self.processor, "a ring failed: what is asked on this processor hangs");
+            tracing::error!(%error, processor = self.processor, "a ring failed: the mount ends");
+            self.served.operations.end();
         }
-        SERVED.set(std::ptr::null());
     }
 
     fn run(&mut self) -> io::Result<()> {
-        let mut completed: Vec<(u64, i32)> = Vec::new();
+        let mut completed = Vec::new();
         while self.lost < self.rooms.len() {
             self.give_back()?;
-            self.inbox.asleep.store(true, Ordering::SeqCst);
-            // Who answered before the flag was set did not ring.
-            let waits = usize::from(self.inbox.answered.lock().is_empty());
-            match self.ring.submit_and_wait(waits) {
-                Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-                // Completions have to be taken first.
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
-                Err(error) => return Err(error),
+            if std::mem::take(&mut self.wants_nudge) {
+                self.submit(0)?;
+                // A full queue of nudges does as well.
+                let _ = self.served.nudges.try_send(self.processor);
             }
-            self.inbox.asleep.store(false, Ordering::SeqCst);
-            completed.extend(self.ring.completion().map(|entry| (entry.user_data(), entry.result())));
+            let waits = self.completed.is_empty() && self.inbox.falls_asleep();
+            self.submit(waits.into())?;
+            self.inbox.wakes_up(self.given);
+            std::mem::swap(&mut completed, &mut self.completed);
             let count = completed.len();
             for (index, (entry, result)) in completed.drain(..).enumerate() {
                 match entry {
+                    WOKEN if result < 0 => return Err(io::Error::from_raw_os_error(-result)),
                     WOKEN => self.listen()?,
-                    _ if result < 0 => self.lost += 1,
+                    _ if result < 0 => self.loses(-result)?,
                     entry => {
-                        self.take(entry as u32)?;
+                        self.take(entry as u32);
                         if index + 1 < count && self.give_back()? {
                             // Its caller need not wait for the others.
-                            self.ring.submit()?;
+                            self.submit(0)?;
                         }
                     }
                 }
@@ -403,27 +350,36 @@ impl Queue {
         Ok(())
     }
 
+    /// The kernel does not take an entry back: all of them end so with the session.
+    fn loses(&mut self, error: i32) -> io::Result<()> {
+        self.lost += 1;
+        if matches!(error, libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED | libc::ENODEV) {
+            return Ok(());
+        }
+        let error = io::Error::from_raw_os_error(error);
+        tracing::warn!(%error, processor = self.processor, "the kernel takes an entry no more");
+        if self.lost < self.rooms.len() { Ok(()) } else { Err(error) }
+    }
+
     /// Gives answered entries to the kernel; says whether there were any.
     fn give_back(&mut self) -> io::Result<bool> {
-        let answered = std::mem::take(&mut *self.inbox.answered.lock());
+        let (answered, given) = self.inbox.take();
         for entry in &answered {
             let room = &self.rooms[*entry as usize];
             // SAFETY: its reply has put it into the inbox, so it is this thread's.
-            let header = unsafe { room.header() };
-            let commit = u64_at(header, uring::COMMIT_ID);
+            let commit = u64_at(unsafe { room.header() }, uring::COMMIT_ID);
             let command = self.command(uring::COMMIT_AND_FETCH, *entry, commit);
             self.push(&command)?;
             self.busy -= 1;
         }
+        self.given = given;
         Ok(!answered.is_empty())
     }
 
     /// A request lies in an entry.
-    fn take(&mut self, entry: u32) -> io::Result<()> {
+    fn take(&mut self, entry: u32) {
         self.busy += 1;
-        if self.busy + self.lost >= self.rooms.len() && self.rooms.len() < MOST {
-            self.add()?;
-        }
+        self.add_spare();
         let room = Arc::clone(&self.rooms[entry as usize]);
         // SAFETY: the kernel has put a request into it; its reply, which owns the entry from then on, is made below.
         let (header, payload) = unsafe { (&*room.header(), &*room.payload()) };
@@ -439,20 +395,37 @@ impl Queue {
             self.scratch.clear();
             self.scratch.extend_from_slice(rest);
         }
-        let unique = request.asker.unique;
-        let reply = RingReply { inbox: Arc::clone(&self.inbox), room, entry, unique, shape, sent: false };
+        let reply = RingReply::new(Arc::clone(&self.inbox), (entry, room), request.asker.unique, shape);
         let operation = match write {
             Some(write) => write,
-            None if request.opcode == op::SETLKW && self.busy > MOST - FOR_OTHERS => {
-                Some(Operation::Refuse(libc::ENOLCK))
-            }
             None => decode::operation(&request, head, &self.scratch),
         };
+        let operation = match operation {
+            Some(Operation::SetLock { asked, wait: true, .. })
+                if asked.kind != libc::F_UNLCK && self.busy > MOST - FOR_OTHERS =>
+            {
+                Some(Operation::Refuse(libc::ENOLCK))
+            }
+            operation => operation,
+        };
         let Served { operations, gate, .. } = &self.served;
-        // A ring has one thread: it must not wait for a disk.
-        gate.pass_decoded(operations, request, operation, Patience::None, Box::new(reply));
-        Ok(())
+        // A ring has one thread: it must not wait for a disk, nor end with an operation. One that panics answers EIO by its reply.
+        let passed = catch_unwind(AssertUnwindSafe(|| {
+            gate.pass_decoded(operations, request, operation, Patience::None, Box::new(reply));
+        }));
+        if passed.is_err() {
+            tracing::error!(opcode = request.opcode, "an operation panicked");
+        }
     }
+}
+
+/// Has a command show the kernel the two parts of an entry.
+fn show_parts(command: &mut Entry128, parts: u64) {
+    // SAFETY: an `Entry128` is the 128 bytes of a submission of the kernel, `addr` at 16 and `len` at 24, which the builder of this command
+    // leaves 0.
+    let bytes = unsafe { &mut *std::ptr::from_mut(command).cast::<[u8; 128]>() };
+    bytes[16..24].copy_from_slice(&parts.to_ne_bytes());
+    bytes[24..28].copy_from_slice(&2_u32.to_ne_bytes());
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -471,41 +444,18 @@ mod tests {
     fn processors_are_counted_by_the_highest() {
         assert_eq!(possible("0-3\n"), Some(4));
         assert_eq!(possible("0\n"), Some(1));
-        assert_eq!(possible("0,2-5\n"), Some(6));
         assert_eq!(possible(""), None);
         assert_eq!(possible("0-65535"), None);
     }
 
     #[test]
-    fn answer_lies_in_its_entry_and_rings_a_ring_that_sleeps() {
-        let (inbox, room) = (Arc::new(Inbox::new().unwrap()), Arc::new(Room::new().unwrap()));
-        let shape = Shape { opcode: op::READ, room: 100, direct: 0 };
-        let reply = || RingReply { inbox: inbox.clone(), room: room.clone(), entry: 3, unique: 77, shape, sent: false };
-        inbox.asleep.store(true, Ordering::SeqCst);
-        Box::new(reply()).send(Ok(Answer::Data(b"hello")));
-        assert_eq!(*inbox.answered.lock(), [3]);
-        let mut rung = [0; 8];
-        rustix::io::read(&inbox.bell, &mut rung).unwrap();
-        // SAFETY: the reply is gone.
-        let (header, payload) = unsafe { (room.header(), room.payload()) };
-        assert_eq!(header[..16], out_header(5, 0, 77));
-        assert_eq!((u32_at(header, uring::PAYLOAD), &payload[..5]), (5, &b"hello"[..]));
-        // It is awake now: nobody rings. One that is dropped is an error, not a caller that waits for ever.
-        drop(reply());
-        assert_eq!(*inbox.answered.lock(), [3, 3]);
-        assert_eq!(header[..16], out_header(0, -libc::EIO, 77));
-    }
-
-    #[test]
-    fn ring_takes_what_is_built_for_it() {
-        // Where rings are forbidden there is nothing to build.
-        let Ok(ring) = Ring::builder().build(8) else { return };
-        drop(ring);
+    fn parts_of_an_entry_stand_where_the_kernel_reads_them() {
         assert_eq!(size_of::<Entry128>(), 128);
-        let command = opcode::UringCmd80::new(types::Fd(7), uring::REGISTER).cmd([9; 80]).build();
-        // SAFETY: as in `Queue::add`.
+        let mut command = opcode::UringCmd80::new(types::Fd(7), uring::REGISTER).cmd([9; 80]).build();
+        show_parts(&mut command, 0x1234);
+        // SAFETY: as in `show_parts`.
         let bytes = unsafe { &*std::ptr::from_ref(&command).cast::<[u8; 128]>() };
-        assert_eq!((&bytes[16..28], bytes[4]), (&[0; 12][..], 7));
+        assert_eq!((u64_at(bytes, 16), u32_at(bytes, 24), bytes[4]), (0x1234, 2, 7));
         assert_eq!(bytes[48..], [9; 80]);
     }
 }
