@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures gfs beside ext4 and MooseFS in one run and writes a table of ratios, and one of the memory that daemons and mount took.
 #   bench/compare.sh [-b PROGRAMS] [-n ROUNDS] [-q] [-o NAME] [-g GROUPS] [PEER...]      default peers: ext4 moosefs
+# Peer `uring` is gfs again, over io_uring: the kernel's switch for it is on meanwhile.
 # Needs fsbench.py and the peer scripts: GFS_SHARED names the folder that holds bench/ and peers/ (default ../shared).
 # -b: a folder of built programs (else target/release, built first); -q: fsbench's quick sizes; -g: only these groups of fsbench (seq,par,rand,meta1,meta4,bigdir,small,tree).
 set -euo pipefail
@@ -24,7 +25,10 @@ gfs=$programs/gfs
 work=$(mktemp -d /var/tmp/gfs-bench.XXXXXX)
 cluster=$work/gfs
 current=
+switch=/sys/module/fuse/parameters/enable_uring
+before=$(cat "$switch" 2>/dev/null || true)
 stop() {
+    [ -z "$before" ] || echo "$before" >"$switch"
     case $current in
         gfs) "$gfs" down --dir "$cluster" --wipe >/dev/null || true ;;
         ext4 | '') ;;
@@ -43,7 +47,7 @@ bench() { # bench LABEL MOUNT ROUND
 processes() { # NAME=PID of everything that belongs to a system
     local name
     case $1 in
-        gfs) sed -n 's/^name = "\(.*\)"/\1=/p; s/^pid = //p' "$cluster/cluster.toml" | paste -d '' - - ;;
+        gfs | uring) sed -n 's/^name = "\(.*\)"/\1=/p; s/^pid = //p' "$cluster/cluster.toml" | paste -d '' - - ;;
         ext4) ;;
         *) for name in master cs1 cs2 cs3 mount; do echo "$name=$("$shared/peers/$1.sh" pid "$name" 2>/dev/null || true)"; done ;;
     esac
@@ -60,6 +64,11 @@ for round in $(seq "$rounds"); do
         mkdir -p "$mount"
         case $system in
             gfs) current=gfs; "$gfs" up --dir "$cluster" --mount "$mount" --base-port 0 ;;
+            uring)
+                current=gfs
+                echo Y >"$switch"
+                "$gfs" up --dir "$cluster" --mount "$mount" --base-port 0
+                ;;
             ext4) ;;
             *) current=$system; "$shared/peers/$system.sh" up "$mount" ;;
         esac
