@@ -292,7 +292,7 @@ impl Chunk {
             configuration: state.configuration.clone(),
             operations,
         };
-        self.file()?.write(self.geometry().slot(slot.counter), &[&slot.encode()])?;
+        self.file()?.write(self.geometry().slot(slot.counter), &[&slot.padded()])?;
         self.disk.slots.lock().insert(self.handle);
         state.counter = slot.counter;
         state.oldest = oldest;

@@ -138,6 +138,13 @@ impl Slot {
     }
 
     /// Bytes of the encoded slot, from its first 16, if these can be a slot's.
+    /// As it is written: whole blocks, so that the file system has to read none for it, nor the one that ended the file before.
+    pub fn padded(&self) -> Vec<u8> {
+        let mut bytes = self.encode();
+        bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
+        bytes
+    }
+
     pub fn encoded_length(bytes: &[u8]) -> Option<usize> {
         let mut take = Take(bytes);
         if take.bytes(8)? != SLOT_MAGIC || take.u32()? != VERSION {

@@ -349,7 +349,7 @@ impl Chunk {
             configuration: state.configuration.clone(),
             ..Slot::default()
         };
-        let file = self.disk.new_file(self.handle, self.geometry().header(), &[&header.encode(), &slot.encode()])?;
+        let file = self.disk.new_file(self.handle, self.geometry().header(), &[&header.encode(), &slot.padded()])?;
         let file = Arc::new(file);
         self.disk.forget_file(self.handle);
         self.disk.keep_open(self.handle, file);
