@@ -166,11 +166,11 @@ impl State {
         self.behind.writes > 0 && !self.behind.detached && in_time && young
     }
 
-    fn due(&self) -> Option<Instant> {
+    fn due(&self, now: Instant) -> Option<Instant> {
         if self.in_flight || self.phase == Phase::Ended {
             return None;
         }
-        let waits = self.waits(Instant::now());
+        let waits = self.waits(now);
         let end = |times: u32| if self.lasting { None } else { Some(self.clock.1 + times * LONGEST) };
         let longest = match self.asked {
             Some(asked) if waits => end(2).into_iter().chain([asked + RECALL_WAITS]).min(),
@@ -450,7 +450,7 @@ impl Held {
 
     pub(super) fn report(self: &Arc<Self>, locations: &Locations, now: Instant) -> Option<Report> {
         let mut state = self.state.lock();
-        if state.due().is_none_or(|due| due > now) {
+        if state.due(now).is_none_or(|due| due > now) {
             return None;
         }
         let asked = state.recalled || state.closed || (!state.lasting && state.clock.1 + LONGEST <= now);
@@ -483,8 +483,8 @@ impl Held {
     }
 
     /// When the master is to be told something of it.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.state.lock().due()
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        self.state.lock().due(now)
     }
 
     /// The master wants it back.

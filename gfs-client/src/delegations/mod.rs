@@ -287,7 +287,9 @@ impl Delegations {
         if !table.unknown.is_empty() {
             return Some(Instant::now());
         }
-        table.files.values().filter_map(|held| held.due()).min()
+        // Read once: there may be thousands.
+        let now = Instant::now();
+        table.files.values().filter_map(|held| held.due(now)).min()
     }
 
     /// What is to be told now: at most `AT_ONCE` files, of those that the master knows or is told of first; and inodes that are asked back
