@@ -633,16 +633,7 @@ fn covered(query: &Query, answer: &Answer) -> Keys {
         | Query::TestLock { inode, .. } => keys.inodes.push(*inode),
         Query::ReadDirectory { inode, .. } | Query::ListNames { inode, .. } => keys.listing = Some(*inode),
     }
-    match answer {
-        Answer::Attributes(attributes) | Answer::Layout { attributes, .. } => keys.inodes.push(attributes.inode),
-        Answer::Directory { entries, .. } => keys.inodes.extend(entries.iter().map(|entry| entry.attributes.inode)),
-        Answer::Target(_)
-        | Answer::Listing { .. }
-        | Answer::Value(_)
-        | Answer::Names(_)
-        | Answer::Lock(_)
-        | Answer::Refused(_) => {}
-    }
+    keys.inodes.extend(answer.shown().map(|attributes| attributes.inode));
     keys
 }
 

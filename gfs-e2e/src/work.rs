@@ -3,6 +3,8 @@
 use crate::cluster::text;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
@@ -22,6 +24,26 @@ pub fn run(program: impl AsRef<OsStr>, arguments: &[&str], dir: &Path) -> String
     let output = output.unwrap_or_else(|e| panic!("cannot run {}: {e}", program.display()));
     assert!(output.status.success(), "{} {arguments:?}: {}", program.display(), text(&output));
     text(&output)
+}
+
+/// The names in a directory, sorted.
+pub fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// A lock of the first byte of a file: `command` as F_OFD_SETLKW, `kind` as F_WRLCK.
+pub fn record_lock(file: &File, command: libc::c_int, kind: libc::c_int) -> io::Result<()> {
+    // SAFETY: zeros are a valid value of this plain struct.
+    let mut range: libc::flock = unsafe { std::mem::zeroed() };
+    range.l_type = kind as libc::c_short;
+    range.l_whence = libc::SEEK_SET as libc::c_short;
+    range.l_len = 1;
+    // SAFETY: the descriptor is open, and the struct outlives the call.
+    let done = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut range) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Bytes that depend on where they are: `seed` and the offset give each 8-byte word.

@@ -1,7 +1,7 @@
 //! Daemons die; what was promised holds.
 
 use gfs_e2e::cluster::wait_until;
-use gfs_e2e::work::{assert_pattern, pattern, shell};
+use gfs_e2e::work::{assert_pattern, names, pattern, shell};
 use gfs_e2e::{Cluster, Options};
 use rustix::fs::Mode;
 use rustix::process::Signal;
@@ -323,13 +323,6 @@ fn what_a_killed_mount_had_not_told_of_an_old_file_never_shows_and_others_go_on_
     expected.resize(size + 100 * RECORD, 0);
     assert!(content == expected, "after {kept} records");
     drop(log);
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).unwrap();
-    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]

@@ -7,7 +7,7 @@ use gfs_e2e::cluster::{text, wait_until};
 use gfs_e2e::load::{Load, Stalls};
 use gfs_e2e::network::Network;
 use gfs_e2e::spread::{CLIENTS, MASTER, SERVERS};
-use gfs_e2e::work::{assert_pattern, pattern, shell};
+use gfs_e2e::work::{assert_pattern, names, pattern, shell};
 use rustix::fs::FlockOperation::{LockExclusive, NonBlockingLockExclusive};
 use rustix::fs::{Mode, flock, mkdirat};
 use rustix::io::Errno;
@@ -280,13 +280,6 @@ impl Holding {
         mkdirat(&self.directory, "late", Mode::RWXU).unwrap();
         mkdirat(&self.directory, "taken", Mode::RWXU).unwrap();
     }
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).unwrap();
-    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]

@@ -4,11 +4,11 @@
 //! mount that falls back has to pass them.
 
 use gfs_e2e::cluster::{binary, text, wait_until};
+use gfs_e2e::work::record_lock;
 use gfs_e2e::{Cluster, Options, suites};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -145,14 +145,9 @@ fn calls_of(number: i64) -> usize {
     fs::read_dir("/proc/self/task").unwrap().flatten().filter(in_call).count()
 }
 
-/// Sets or gives up a record lock of the whole file on an open file description; waits for it.
+/// Sets or gives up a lock of an open file description; waits for it.
 fn lock(file: &File, kind: i32) -> std::io::Result<()> {
-    let lock = libc::flock { l_type: kind as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
-    // SAFETY: the descriptor is open, and the lock outlives the call.
-    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLKW, &lock) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    }
+    record_lock(file, libc::F_OFD_SETLKW, kind)
 }
 
 #[test]

@@ -256,10 +256,7 @@ impl Delegations {
         if table.files.is_empty() && table.ended.is_empty() {
             return;
         }
-        let mut show = |attributes: &mut Attributes| {
-            if attributes.file_type != FileType::File {
-                return;
-            }
+        for attributes in answer.shown_mut().filter(|of| of.file_type == FileType::File) {
             let inode = attributes.inode;
             let held = table.files.get(&inode).and_then(|held| held.attributes()).map(|(known, _)| known);
             let late =
@@ -268,16 +265,6 @@ impl Delegations {
                 // Links are counted by the master alone.
                 *attributes = Attributes { links: attributes.links, ..known };
             }
-        };
-        match answer {
-            Answer::Attributes(attributes) | Answer::Layout { attributes, .. } => show(attributes),
-            Answer::Directory { entries, .. } => entries.iter_mut().for_each(|entry| show(&mut entry.attributes)),
-            Answer::Target(_)
-            | Answer::Listing { .. }
-            | Answer::Value(_)
-            | Answer::Names(_)
-            | Answer::Lock(_)
-            | Answer::Refused(_) => (),
         }
     }
 

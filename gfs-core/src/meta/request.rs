@@ -674,6 +674,38 @@ pub enum Answer {
     Refused(Refusal),
 }
 
+impl Answer {
+    /// The attributes that it shows.
+    pub fn shown(&self) -> impl Iterator<Item = &Attributes> {
+        let (one, entries) = match self {
+            Self::Attributes(attributes) | Self::Layout { attributes, .. } => (Some(attributes), &[][..]),
+            Self::Directory { entries, .. } => (None, entries.as_slice()),
+            Self::Target(_)
+            | Self::Listing { .. }
+            | Self::Value(_)
+            | Self::Names(_)
+            | Self::Lock(_)
+            | Self::Refused(_) => (None, &[][..]),
+        };
+        one.into_iter().chain(entries.iter().map(|entry| &entry.attributes))
+    }
+
+    /// The same, to be changed.
+    pub fn shown_mut(&mut self) -> impl Iterator<Item = &mut Attributes> {
+        let (one, entries) = match self {
+            Self::Attributes(attributes) | Self::Layout { attributes, .. } => (Some(attributes), &mut [][..]),
+            Self::Directory { entries, .. } => (None, entries.as_mut_slice()),
+            Self::Target(_)
+            | Self::Listing { .. }
+            | Self::Value(_)
+            | Self::Names(_)
+            | Self::Lock(_)
+            | Self::Refused(_) => (None, &mut [][..]),
+        };
+        one.into_iter().chain(entries.iter_mut().map(|entry| &mut entry.attributes))
+    }
+}
+
 /// One mutation as a client sent it: the content of a log entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClientCommand {

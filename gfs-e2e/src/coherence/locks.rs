@@ -5,10 +5,10 @@ use super::deeds::{Counter, Lock};
 use super::history::Call;
 use super::place::Object;
 use super::worker::{Timed, Way, Worker, open};
+use crate::work::record_lock;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 /// Who has a lock: an open file by `flock`, an open file by `fcntl`, or a process.
@@ -39,17 +39,6 @@ struct Wish {
     family: Family,
     exclusive: bool,
     wait: bool,
-}
-
-fn record_lock(file: &File, command: libc::c_int, kind: libc::c_int) -> io::Result<()> {
-    // SAFETY: zeros are a valid value of this plain struct.
-    let mut range: libc::flock = unsafe { std::mem::zeroed() };
-    range.l_type = kind as libc::c_short;
-    range.l_whence = libc::SEEK_SET as libc::c_short;
-    range.l_len = 1;
-    // SAFETY: the descriptor is open, and the struct outlives the call.
-    let done = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut range) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Waits for a lock of the open file.

@@ -1,7 +1,7 @@
 //! What every transport gives and takes: a session, notifications, and what they agree with the kernel on.
 
 use crate::errno::Errno;
-use crate::options::CacheMode;
+use crate::options::{CacheMode, MountOptions};
 use std::io;
 use std::sync::Arc;
 
@@ -35,6 +35,33 @@ pub trait Notify: Send + Sync {
     /// # Errors
     /// What the kernel says.
     fn entry(&self, directory: u64, name: &[u8]) -> io::Result<()>;
+}
+
+/// Who may use a mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Users {
+    /// Whom the kernel's checks of permission let in.
+    All,
+    /// Root and who mounted.
+    RootAndOwner,
+    /// Who mounted.
+    Owner,
+}
+
+impl Users {
+    /// As the options say. A mount made by root is for everybody, as any file system is: the kernel checks permissions.
+    pub fn of(options: &MountOptions, privileged: bool) -> Self {
+        match (options.allow_other || privileged, options.allow_root) {
+            (true, _) => Self::All,
+            (false, true) => Self::RootAndOwner,
+            (false, false) => Self::Owner,
+        }
+    }
+}
+
+/// The cluster as the tables of mounts name it: a comma would end the option.
+pub fn source_name(source: &str) -> String {
+    source.replace(',', "+")
 }
 
 /// Whether file data goes past the page cache where nothing else is said, on a kernel that can or cannot map such files.

@@ -122,12 +122,12 @@ impl Leader {
 
     /// Whether another session than `by` may know better than the state what this answer says.
     pub(super) fn is_held(&self, state: &State, query: &Query, answer: &Answer, by: SessionId) -> bool {
-        let inodes = || shown(answer).map(|attributes| attributes.inode);
+        let inodes = || answer.shown().map(|attributes| attributes.inode);
         let holds = state.holds();
         let others = |inode: InodeId| holds.holder(inode).is_some_and(|holder| holder != by);
         !self.delegations.table.lock().conflicts(inodes(), by).is_empty()
             || (!holds.is_empty() && inodes().chain(State::consulted(query)).any(others))
-            || shown(answer).any(|attributes| self.may_be_held_unknown(attributes, by))
+            || answer.shown().any(|attributes| self.may_be_held_unknown(attributes, by))
     }
 
     fn may_be_held_unknown(&self, attributes: &Attributes, by: SessionId) -> bool {
@@ -146,7 +146,7 @@ impl Leader {
         answer: &Answer,
         by: SessionId,
     ) -> Result<(), ServeError> {
-        let inodes = shown(answer).map(|attributes| attributes.inode);
+        let inodes = answer.shown().map(|attributes| attributes.inode);
         let inodes: Vec<InodeId> = inodes.chain(State::consulted(query)).collect();
         self.recall(&inodes, by).await
     }
@@ -209,19 +209,4 @@ impl Leader {
         let mut known = inodes.iter().filter_map(|inode| state.attributes(*inode));
         known.any(|attributes| self.may_be_held_unknown(&attributes, by))
     }
-}
-
-/// The attributes that an answer shows.
-fn shown(answer: &Answer) -> impl Iterator<Item = &Attributes> {
-    let (one, entries) = match answer {
-        Answer::Attributes(attributes) | Answer::Layout { attributes, .. } => (Some(attributes), &[][..]),
-        Answer::Directory { entries, .. } => (None, entries.as_slice()),
-        Answer::Target(_)
-        | Answer::Listing { .. }
-        | Answer::Value(_)
-        | Answer::Names(_)
-        | Answer::Lock(_)
-        | Answer::Refused(_) => (None, &[][..]),
-    };
-    one.into_iter().chain(entries.iter().map(|entry| &entry.attributes))
 }

@@ -137,16 +137,7 @@ impl Times {
         if self.inner.lock().soft.is_empty() {
             return;
         }
-        match answer {
-            Answer::Attributes(attributes) | Answer::Layout { attributes, .. } => self.show(attributes),
-            Answer::Directory { entries, .. } => entries.iter_mut().for_each(|entry| self.show(&mut entry.attributes)),
-            Answer::Target(_)
-            | Answer::Listing { .. }
-            | Answer::Value(_)
-            | Answer::Names(_)
-            | Answer::Lock(_)
-            | Answer::Refused(_) => (),
-        }
+        answer.shown_mut().for_each(|attributes| self.show(attributes));
     }
 
     /// Shows the times in a reply.

@@ -4,7 +4,7 @@ use super::Served;
 use crate::desks::DESKS;
 use crate::ops::Operations;
 use crate::options::{CacheMode, KernelFlag, MountOptions};
-use crate::transport::session::{MAX_BACKGROUND, MAX_WRITE, Notify, Session, passes_by};
+use crate::transport::session::{MAX_BACKGROUND, MAX_WRITE, Notify, Session, Users, passes_by, source_name};
 use fuser::{Config, FopenFlags, INodeNo, InitFlags, KernelConfig, MountOption, Notifier, SessionACL};
 use std::ffi::OsStr;
 use std::io;
@@ -54,10 +54,10 @@ pub(super) fn negotiate(config: &mut KernelConfig, cache: CacheMode) -> FopenFla
         let _ = config.set_max_readahead(nearest);
     }
     let _ = config.set_max_background(MAX_BACKGROUND);
-    if !passes_by(cache, able.contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP)) {
-        FopenFlags::empty()
-    } else {
+    if passes_by(cache, able.contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP)) {
         FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+    } else {
+        FopenFlags::empty()
     }
 }
 
@@ -65,8 +65,7 @@ pub(super) fn negotiate(config: &mut KernelConfig, cache: CacheMode) -> FopenFla
 fn config(options: &MountOptions, source: &str, privileged: bool) -> Config {
     let mut config = Config::default();
     let mut mount = vec![
-        // A comma would end the option.
-        MountOption::FSName(source.replace(',', "+")),
+        MountOption::FSName(source_name(source)),
         // Not MountOption::Subtype: the direct path of the transport does not pass that on.
         MountOption::CUSTOM("subtype=gfs".into()),
         MountOption::DefaultPermissions,
@@ -93,12 +92,10 @@ fn config(options: &MountOptions, source: &str, privileged: bool) -> Config {
         mount.push(MountOption::NoAtime);
     }
     config.mount_options = mount;
-    // A mount made by root is for everybody, as any file system is: the kernel checks permissions.
-    let everybody = options.allow_other || privileged;
-    config.acl = match (everybody, options.allow_root) {
-        (true, _) => SessionACL::All,
-        (false, true) => SessionACL::RootAndOwner,
-        (false, false) => SessionACL::Owner,
+    config.acl = match Users::of(options, privileged) {
+        Users::All => SessionACL::All,
+        Users::RootAndOwner => SessionACL::RootAndOwner,
+        Users::Owner => SessionACL::Owner,
     };
     let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     // Those that wait for a disk by themselves are not missed.

@@ -5,9 +5,10 @@ use super::decode::{self, Header};
 use super::encode::{self, Shape, Writer};
 use crate::errno::{Errno, Result};
 use crate::ops::reply::{Answer, Reply};
+use crate::ops::request::Operation;
 use crate::ops::{Operations, Patience};
 use crate::options::{CacheMode, KernelFlag, MountOptions};
-use crate::transport::session::{MAX_BACKGROUND, MAX_WRITE, Notify, mismatch, passes_by};
+use crate::transport::session::{MAX_BACKGROUND, MAX_WRITE, Notify, Users, mismatch, passes_by, source_name};
 use rustix::mount::MountFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use std::ffi::CString;
@@ -75,12 +76,16 @@ pub fn mount(mountpoint: &Path, options: &MountOptions, source: &str) -> io::Res
                 if lets_others_in(options, true) { ",allow_other" } else { "" },
             );
             let data = CString::new(data)?;
-            // As in the options of a helper, so that a cluster has one name in the tables of mounts.
-            let name = source.replace(',', "+");
-            match rustix::mount::mount(&name, mountpoint, "fuse.gfs", flags(options), Some(data.as_c_str())) {
+            match rustix::mount::mount(
+                source_name(source),
+                mountpoint,
+                "fuse.gfs",
+                flags(options),
+                Some(data.as_c_str()),
+            ) {
                 Ok(()) => Ok(Device(file)),
                 // Root of a container, whose helper may.
-                Err(rustix::io::Errno::PERM) => helped(mountpoint, options, &name),
+                Err(rustix::io::Errno::PERM) => helped(mountpoint, options, source),
                 Err(errno) => Err(errno.into()),
             }
         }
@@ -88,9 +93,9 @@ pub fn mount(mountpoint: &Path, options: &MountOptions, source: &str) -> io::Res
     }
 }
 
-/// A mount made by root is for everybody, as any file system is: the kernel checks permissions.
+/// The kernel lets all others in, or none: `Gate` keeps out who is not root.
 fn lets_others_in(options: &MountOptions, privileged: bool) -> bool {
-    options.allow_other || options.allow_root || privileged
+    Users::of(options, privileged) != Users::Owner
 }
 
 fn flags(options: &MountOptions) -> MountFlags {
@@ -112,8 +117,7 @@ fn flags(options: &MountOptions) -> MountFlags {
 
 /// Options as fusermount3 takes them.
 fn helper_options(options: &MountOptions, source: &str) -> String {
-    // A comma would end the option.
-    let mut list = format!("fsname={},subtype=gfs,default_permissions", source.replace(',', "+"));
+    let mut list = format!("fsname={},subtype=gfs,default_permissions", source_name(source));
     let has = |flag| options.kernel_flags.contains(&flag);
     for (name, wanted) in [
         ("allow_other", lets_others_in(options, false)),
@@ -183,11 +187,11 @@ impl Device {
         self.write(&[IoSlice::new(&out_header(0, error, unique))])
     }
 
-    /// Waits for INIT and agrees with the kernel on what both can; over io_uring only if `uring`.
+    /// Waits for INIT and agrees with the kernel on what both can.
     ///
     /// # Errors
     /// A kernel that is too old, and what reading and writing gives.
-    pub fn shake_hands(&self, cache: CacheMode, uring: bool) -> io::Result<Agreed> {
+    pub fn shake_hands(&self, cache: CacheMode) -> io::Result<Agreed> {
         let mut buffer = vec![0; BUFFER];
         let length = (&self.0).read(&mut buffer)?;
         let (header, body) = buffer[..length].split_at_checked(abi::IN_HEADER).unwrap_or_default();
@@ -199,9 +203,8 @@ impl Device {
             let _ = self.acknowledge(header.asker.unique, -libc::EPROTO);
             return Err(io::Error::other("the kernel's FUSE interface is too old"));
         }
-        let wanted = if uring { WANTED } else { WANTED & !init::OVER_IO_URING };
-        let flags = offer.flags & wanted;
-        for bit in (0..u64::BITS).filter(|bit| wanted & !flags & (1 << bit) != 0) {
+        let flags = offer.flags & WANTED;
+        for bit in (0..u64::BITS).filter(|bit| WANTED & !flags & (1 << bit) != 0) {
             tracing::info!(bit, "the kernel cannot do this flag of INIT");
         }
         let direct = if passes_by(cache, flags & init::DIRECT_IO_ALLOW_MMAP != 0) {
@@ -214,8 +217,8 @@ impl Device {
         Ok(Agreed { flags, direct })
     }
 
-    /// Takes requests and answers them until the session ends.
-    pub fn serve(self: Arc<Self>, operations: &Operations, agreed: Agreed, gate: Gate) {
+    /// Takes requests and answers them until the session ends; `direct` is as in `Agreed`.
+    pub fn serve(self: &Arc<Self>, operations: &Operations, direct: u32, gate: Gate) {
         let mut buffer = vec![0; BUFFER];
         loop {
             let length = match (&self.0).read(&mut buffer) {
@@ -231,11 +234,11 @@ impl Device {
                     return;
                 }
             };
-            self.take(operations, agreed, gate, &buffer[..length]);
+            self.take(operations, direct, gate, &buffer[..length]);
         }
     }
 
-    fn take(self: &Arc<Self>, operations: &Operations, agreed: Agreed, gate: Gate, message: &[u8]) {
+    fn take(self: &Arc<Self>, operations: &Operations, direct: u32, gate: Gate, message: &[u8]) {
         let Some((header, body)) = message.split_at_checked(abi::IN_HEADER) else { return };
         let Some(header) = decode::header(header) else { return };
         match header.opcode {
@@ -248,9 +251,10 @@ impl Device {
             _ => {}
         }
         let (head, rest) = body.split_at_checked(abi::head_length(header.opcode)).unwrap_or((body, &[]));
-        let shape = Shape::of(header.opcode, head, agreed.direct);
+        let shape = Shape::of(header.opcode, head, direct);
         let reply = DeviceReply { device: Arc::clone(self), unique: header.asker.unique, shape, sent: false };
-        gate.pass(operations, header, head, rest, Patience::Waits, Box::new(reply));
+        let operation = decode::operation(&header, head, rest);
+        gate.pass(operations, header, operation, Patience::Waits, Box::new(reply));
     }
 }
 
@@ -262,26 +266,12 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Hands a request to `operations`, if its caller may ask it.
+    /// Hands a request to `operations`, if its caller may ask it; `None` is one that was cut short.
     pub fn pass(
         self,
         operations: &Operations,
         header: Header,
-        head: &[u8],
-        rest: &[u8],
-        patience: Patience,
-        reply: Box<dyn Reply>,
-    ) {
-        let operation = decode::operation(&header, head, rest);
-        self.pass_decoded(operations, header, operation, patience, reply);
-    }
-
-    /// The same for a request that was decoded.
-    pub fn pass_decoded(
-        self,
-        operations: &Operations,
-        header: Header,
-        operation: Option<crate::ops::request::Operation<'_>>,
+        operation: Option<Operation<'_>>,
         patience: Patience,
         reply: Box<dyn Reply>,
     ) {

@@ -13,8 +13,8 @@ mod room;
 
 use crate::ops::Operations;
 use crate::options::MountOptions;
-use crate::transport::session::{Notify, Session};
-use device::{Agreed, Device, Gate};
+use crate::transport::session::{Notify, Session, Users};
+use device::{Device, Gate};
 use inbox::Inbox;
 use ring::{Rings, Served};
 use std::io;
@@ -34,8 +34,6 @@ pub enum MountError {
 
 /// A session over io_uring.
 struct Mounted {
-    device: Arc<Device>,
-    agreed: Agreed,
     rings: Rings,
     served: Served,
     nudged: mpsc::Receiver<u16>,
@@ -83,10 +81,7 @@ pub fn mount(
     let device = Arc::new(device::mount(mountpoint, options, source).map_err(MountError::Mount)?);
     let (nudges, nudged) = mpsc::sync_channel(ring::NUDGES);
     match agree(operations, &device, options, &rings, nudges) {
-        Ok((agreed, served)) => {
-            let mountpoint = mountpoint.to_path_buf();
-            Ok(Box::new(Mounted { device, agreed, rings, served, nudged, mountpoint }))
-        }
+        Ok(served) => Ok(Box::new(Mounted { rings, served, nudged, mountpoint: mountpoint.to_path_buf() })),
         Err(why) => {
             // They may have got requests of others, which the unmount would wait for.
             rings.stop();
@@ -108,18 +103,18 @@ fn agree(
     options: &MountOptions,
     rings: &Rings,
     nudges: mpsc::SyncSender<u16>,
-) -> Result<(Agreed, Served), String> {
-    let agreed = device.shake_hands(options.cache, true).map_err(|error| error.to_string())?;
+) -> Result<Served, String> {
+    let agreed = device.shake_hands(options.cache).map_err(|error| error.to_string())?;
     if agreed.flags & abi::init::OVER_IO_URING == 0 {
         return Err("the kernel does not offer it".into());
     }
-    let only_root = options.allow_root && !options.allow_other;
     let user = rustix::process::geteuid();
-    let gate = Gate { owner: (only_root && !user.is_root()).then(|| user.as_raw()) };
+    let only_root = Users::of(options, user.is_root()) == Users::RootAndOwner;
+    let gate = Gate { owner: only_root.then(|| user.as_raw()) };
     let (device, operations) = (Arc::clone(device), Arc::clone(operations));
     let served = Served { device, operations, gate, direct: agreed.direct, nudges };
     rings.register(&served).map_err(|error| format!("the kernel takes no ring: {error}"))?;
-    Ok((agreed, served))
+    Ok(served)
 }
 
 /// Whether the kernel offers it, by the text of its switch; else what to do.
@@ -133,16 +128,16 @@ fn offered(switch: Option<&str>) -> Result<(), String> {
 
 impl Session for Mounted {
     fn notify(&self) -> Arc<dyn Notify> {
-        Arc::new(Behind { device: Arc::clone(&self.device), inboxes: self.rings.inboxes() })
+        Arc::new(Behind { device: Arc::clone(&self.served.device), inboxes: self.rings.inboxes() })
     }
 
     fn serve(self: Box<Self>) -> io::Result<()> {
-        let Self { device, agreed, rings, served, nudged, mountpoint } = *self;
+        let Self { rings, served, nudged, mountpoint } = *self;
         std::thread::Builder::new().name("gfs-nudge".into()).spawn(move || ring::nudge(&nudged, &mountpoint))?;
         rings.answer();
         // What is forgotten is told there, and its end is the end of the session.
         std::thread::Builder::new().name("gfs-device".into()).spawn(move || {
-            device.serve(&served.operations, agreed, served.gate);
+            served.device.serve(&served.operations, served.direct, served.gate);
             served.operations.end();
         })?;
         Ok(())

@@ -55,7 +55,7 @@ pub struct Served {
     pub nudges: mpsc::SyncSender<u16>,
 }
 
-/// The threads of the rings, which wait for `begin`.
+/// The threads of the rings, which wait for `answer`.
 pub struct Rings {
     threads: Vec<RingThread>,
 }
@@ -411,7 +411,7 @@ impl Queue {
         let Served { operations, gate, .. } = &self.served;
         // A ring has one thread: it must not wait for a disk, nor end with an operation. One that panics answers EIO by its reply.
         let passed = catch_unwind(AssertUnwindSafe(|| {
-            gate.pass_decoded(operations, request, operation, Patience::None, Box::new(reply));
+            gate.pass(operations, request, operation, Patience::None, Box::new(reply));
         }));
         if passed.is_err() {
             tracing::error!(opcode = request.opcode, "an operation panicked");
